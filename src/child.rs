@@ -165,7 +165,8 @@ fn check_maker() -> io::Result<()> {
     let (user, group) = socket::maker(io::stdin())?;
     let (own_user, own_group) = selfproc::effective_ids();
     let same = user == own_user && group == own_group && !selfproc::gained_capabilities();
-    if same || user == 0 { Ok(()) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
+    let why = "that process is another user's, or this program has rights which that one lacks";
+    if same || user == 0 { Ok(()) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, why)) }
 }
 
 /// Ends this process, and says why, to its parent too.

@@ -501,26 +501,43 @@ fn either_side_has_segments_of_its_own() {
     });
 }
 
-/// A child is told of each segment, and its socket holds a few hundred messages.
+/// A child is told of each segment, and its socket holds a few hundred messages. Who cannot wait is told why.
 #[test]
 fn a_child_that_is_slow_to_read_is_waited_for() {
     within(PATIENCE, "a_child_that_is_slow_to_read_is_waited_for", || {
-        let desk = Desk::bridge().timeout(Duration::from_secs(2)).start().expect("a start");
-        let signal = |signal| kill(Pid::from_raw(desk.child_pid() as i32), signal).expect("its own child");
-        let fill = || (0..1100).map(|_| SharedBox::<[u8]>::zeroed_in(&desk, 70_000)).collect::<Result<Vec<_>, _>>();
+        for timeout in [Some(Duration::from_secs(1)), None] {
+            let builder = Desk::bridge();
+            let builder = if let Some(timeout) = timeout { builder.timeout(timeout) } else { builder };
+            let desk = builder.start().expect("a start");
+            let signal = |signal| kill(Pid::from_raw(desk.child_pid() as i32), signal).expect("its own child");
+            let fill = || (0..1100).map(|_| SharedBox::<[u8]>::zeroed_in(&desk, 70_000)).collect::<Result<Vec<_>, _>>();
+            // One that is copied into new memory, because it lies in this process's own.
+            let elsewhere = || SharedBox::<[u8]>::zeroed(300_000).expect("memory");
 
-        signal(Signal::SIGSTOP);
-        let error = fill().expect_err("nobody reads");
-        assert_eq!(error.to_string(), "no shared memory for 70000 bytes in time");
+            signal(Signal::SIGSTOP);
+            let error = fill().expect_err("nobody reads").to_string();
+            assert!(error.contains("70000 bytes: the child does not read its control socket"), "{error}");
+            let begin = std::time::Instant::now();
+            let error = desk.sum(elsewhere()).expect_err("nobody reads");
+            assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
+            match timeout {
+                Some(_) => assert!(matches!(error, CallError::TimedOut { .. }), "{error}"),
+                None => assert!(matches!(error, CallError::Refused { .. }), "{error}"),
+            }
+            let error = error.to_string();
+            assert!(error.contains("control socket") || error.contains("the child did not read"), "{error}");
+            let error = desk.begin().sum(elsewhere()).expect_err("it does not wait").to_string();
+            assert!(error.contains("300000 bytes") && error.contains("control socket"), "{error}");
 
-        let boxes = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(200));
-                signal(Signal::SIGCONT);
+            let boxes = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(200));
+                    signal(Signal::SIGCONT);
+                });
+                fill()
             });
-            fill()
-        });
-        assert_eq!(desk.sum_of_lent(&boxes.expect("the child reads again")[1099]), Ok(0));
+            assert_eq!(desk.sum_of_lent(&boxes.expect("the child reads again")[1099]), Ok(0));
+        }
     });
 }
 

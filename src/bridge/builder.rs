@@ -208,8 +208,8 @@ impl<T: Service> Builder<T> {
     /// payload of that size while it grows. Default: 4 times `max_payload` plus 128 MiB.
     ///
     /// A request that finds its half in use waits for memory until its timeout, then fails with
-    /// [`CallError::Exhausted`](crate::CallError::Exhausted). Without a timeout it waits only for other calls, and for memory that the child is
-    /// about to release. A reply that finds its half in use fails at once.
+    /// [`CallError::Exhausted`](crate::CallError::Exhausted). Without a timeout it waits only for other calls, for memory that the child is
+    /// about to release, and up to a second for a child that does not read its control socket. A reply that finds its half in use fails at once.
     ///
     /// Memory given to a child counts until no process has it any more, whatever the child says. So a child cannot hold more than this.
     pub fn memory(mut self, bytes: u64) -> Self {

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a failed start waits for its killed child to end.
-const START_TIMEOUT: Duration = Duration::from_millis(500);
+const KILL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The checked options of a builder.
 pub(super) struct ChildSpec<T> {
@@ -102,7 +102,7 @@ impl<T: Service> ChildSpec<T> {
             Err(error) => StartError::Call { service: T::NAME, error },
         };
         // There is no service to drop. If the child ends later, the watcher reaps it.
-        child.kill_within(START_TIMEOUT);
+        child.kill_within(KILL_TIMEOUT);
         Err(error)
     }
 

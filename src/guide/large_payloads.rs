@@ -57,4 +57,5 @@
 //! | `retained` | what each side keeps while nothing is in use; new memory costs much more | 64 MiB |
 //!
 //! A request that finds all memory in use waits until its timeout; without a timeout, only as long as other calls may free some. A reply fails at once.
+//! One that needs new memory waits likewise, at most a second without a timeout, for a child that does not read its control socket.
 //! The error is [`CallError::Exhausted`](crate::CallError::Exhausted), or [`NoMemory`](crate::NoMemory) for a box.

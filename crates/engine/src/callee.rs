@@ -212,7 +212,7 @@ impl<H: Host> Worker<H, Parent> {
         let limits = Limits { max_payload: 1 << 20, retained: 1 << 20 };
         let memory = PayloadMemory::new(
             control,
-            Arc::new(callgate_transport::backing::Sealed),
+            Arc::new(callgate_transport::backing::SealedMemfds),
             segment,
             limits,
             Protection::ReadOnly,

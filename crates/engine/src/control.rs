@@ -162,6 +162,11 @@ impl<S: AsFd> Control<S> {
         if sent.is_ok() { self.check_pace() } else { sent }
     }
 
+    /// Whether the peer has read most of what was sent.
+    pub(crate) fn has_room(&self) -> bool {
+        socket::has_room(&self.socket)
+    }
+
     /// Ends the conversation: both ends learn that nothing more comes.
     pub fn shut_down(&self) {
         close::shut_down(&self.socket);

@@ -275,13 +275,13 @@ pub fn message(payload: &(dyn Any + Send)) -> String {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use callgate_transport::backing::Sealed;
+    use callgate_transport::backing::SealedMemfds;
     use callgate_transport::layout::Geometry;
     use callgate_transport::segment::Segment;
 
     fn place() -> Placed<LastWords> {
         let geometry = Geometry { lanes: 1, slots: 2, slot_lines: 1, workers: 1 };
-        Segment::create(geometry, &Sealed).unwrap().0.last_words()
+        Segment::create(geometry, &SealedMemfds).unwrap().0.last_words()
     }
 
     fn kept() -> LastWordsSlot {

@@ -99,6 +99,10 @@ struct Books {
     is_trusted: bool,
     /// Why the system last refused a segment.
     refused: [u64; 2],
+    /// The control socket was full, and has not been found to have room since.
+    is_socket_full: bool,
+    /// Segments that the child is to unmap as soon as it can be told.
+    untold: Vec<u64>,
 }
 
 /// How far the answer to the child's `Need` has come.
@@ -204,6 +208,8 @@ impl Link {
                 budget: memory.total / 2,
                 is_trusted: memory.trust.is_some(),
                 refused: [0; 2],
+                is_socket_full: false,
+                untold: Vec::new(),
             })),
         })
     }
@@ -325,6 +331,7 @@ impl Watched for Link {
             Some(mut pool) => unmap(pool.tidy(&mut TellChild(self))),
             None => self.reclaim.again(),
         }
+        TellChild(self).has_caught_up();
         if self.books.lock().for_replies.bytes_in_use() > self.retained {
             // A child whose socket is full has enough to read.
             let _ = self.tell(Message::Tidy, None);

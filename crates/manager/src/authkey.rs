@@ -82,8 +82,8 @@ impl AuthKey {
         let reference = KeyReference::File(std::path::absolute(path).unwrap_or_else(|_| path.into()));
         let failed = |why: String| ManagerError::Key { from: reference.to_string(), why };
         // One byte more than a key and its line break, so that a longer one is seen.
-        let mut key = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 3));
-        private_file::read(path, &mut key).map_err(failed)?;
+        let mut key = Zeroizing::new(Vec::new());
+        private_file::read(path, MAX_KEY as usize + 3, &mut key).map_err(failed)?;
         if key.last() == Some(&b'\n') {
             key.pop();
             key.pop_if(|last| *last == b'\r');

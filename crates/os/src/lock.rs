@@ -1,5 +1,7 @@
 //! File locks (`flock`) that end with the process that holds them. Never blocks.
 
+#![forbid(unsafe_code)]
+
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;

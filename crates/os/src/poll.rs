@@ -122,6 +122,12 @@ pub fn readable(descriptor: impl AsFd, timeout: Duration) -> io::Result<bool> {
     }
 }
 
+/// Whether `descriptor` can be written to now.
+pub fn writable(descriptor: impl AsFd) -> bool {
+    let found = poll(&mut [PollFd::new(&descriptor, PollFlags::OUT)], Some(&timespec(Duration::ZERO)));
+    found.is_ok_and(|count| count > 0)
+}
+
 /// Whether the other end of `socket` will send nothing more because it was closed or shut down.
 pub fn is_hung_up(socket: impl AsFd) -> bool {
     loop {

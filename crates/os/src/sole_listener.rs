@@ -4,6 +4,8 @@
 //! of a process that dies, which tells a dead process's files from a living one's. Never removes a file that is no socket, or a socket that a
 //! process listens at, and never uses a directory in which another user could replace the socket.
 
+#![forbid(unsafe_code)]
+
 use crate::descriptor::apart;
 use crate::listener::{self, Connected, SocketName};
 use crate::{lock, selfproc};
@@ -29,7 +31,7 @@ pub struct SoleListener {
 pub enum SocketError {
     /// Other users could replace the socket: what is wrong with `path`.
     Squatted { path: PathBuf, why: String },
-    /// The path is none, but this.
+    /// The path exists and is not a socket: what it is.
     NotASocket(&'static str),
     /// The kernel refused: what it was asked for.
     System(Cow<'static, str>, io::Error),
@@ -83,7 +85,7 @@ impl SoleListener {
         if files.is_live() {
             return Ok(None);
         }
-        files.clear().map_err(SocketError::at("removing the socket of a hub that is gone"))?;
+        files.clear().map_err(SocketError::at("removing the socket of a process that is gone"))?;
         let Some(socket) = bind(SocketName::Path(path))? else { return Ok(None) };
         files.took().map_err(SocketError::at("checking the new socket"))?;
         Ok(Some(Self { socket, _files: Some(files) }))

@@ -8,7 +8,7 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-use callgate::failpoints::STEPS;
+use callgate::failpoints::{Point, STEPS, Side};
 use callgate_suite::chaos::sweep;
 use std::thread;
 use support::{play, role, within};
@@ -47,7 +47,8 @@ fn try_share(share: usize) {
         let swept = swept.expect("no hang");
         swept.verdict().expect("nothing wrong, nothing left, and no step that nobody comes to");
         // The sweep tries three actions at each step of the child and five at each step of the parent.
-        let steps = (share..STEPS.len()).step_by(SHARES).count();
-        assert!(rows >= 3 * steps && swept.cases.len() > rows, "{rows} rows, {} cases", swept.cases.len());
+        let actions = |point: &Point| if point.side == Side::Child { 3 } else { 5 };
+        let all: usize = STEPS.iter().skip(share).step_by(SHARES).map(actions).sum();
+        assert!(rows == all && swept.cases.len() > rows, "{rows} of {all} rows, {} cases", swept.cases.len());
     });
 }

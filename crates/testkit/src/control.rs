@@ -8,7 +8,7 @@ use callgate_engine::link::MemoryOptions;
 use callgate_engine::watcher::Watched;
 use callgate_os::poll::readable;
 use callgate_os::socket::{self, BlockingMode};
-use callgate_transport::backing::Sealed;
+use callgate_transport::backing::SealedMemfds;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
@@ -39,7 +39,7 @@ pub fn control(data: &[u8]) {
     let mut input = Input::new(data);
     let most = *FIRST.get_or_init(|| open().len()) + LASTING;
     let mut sent = Vec::new();
-    let fake = FakeChild::with(Arc::new(Sealed), MEMORY);
+    let fake = FakeChild::with(Arc::new(SealedMemfds), MEMORY);
     let end = fake.child.as_fd().try_clone_to_owned().expect("a descriptor");
     let mut reads = true;
     for _ in 0..MOST {
@@ -163,13 +163,62 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
 mod tests {
     use super::*;
     use callgate_engine::control::Message;
+    use callgate_os::socket::BlockingMode;
+    use callgate_transport::doorbell::Deadline;
+    use callgate_transport::error::NoMemory;
+    use callgate_transport::shared_box::SharedBox;
+    use std::time::Instant;
 
     #[test]
     fn an_honest_child_gets_its_memory_and_gives_it_back() {
-        let fake = FakeChild::with(Arc::new(Sealed), MEMORY);
+        let fake = FakeChild::with(Arc::new(SealedMemfds), MEMORY);
         let (segment, object) = fake.need(1 << 16).unwrap();
         assert!(object.is_some());
         assert!(fake.tell(Message::Detach { segment }));
         assert!(!fake.tell(Message::Detach { segment }), "it has it no more");
+    }
+
+    /// Segments are made for a child's arena only when it can be told of them, and what it could not be told it is told first.
+    #[test]
+    fn a_child_that_does_not_read_costs_no_segments_and_is_told_later() {
+        let memory = MemoryOptions { total: 256 << 20, retained: 0, ..MEMORY };
+        let fake = FakeChild::with(Arc::new(SealedMemfds), memory);
+        let make = |deadline| SharedBox::<[u8]>::for_overwrite_at(Some(fake.caller.pool()), 70_000, deadline);
+        let read_all = || {
+            let messages = std::iter::from_fn(|| fake.child.receive(BlockingMode::No).ok().flatten());
+            messages.map(|(message, _)| message).collect::<Vec<_>>()
+        };
+        let mut boxes = Vec::new();
+        let why = loop {
+            match make(Deadline::now()) {
+                Ok(new) => boxes.push(new),
+                Err(why) => break why,
+            }
+        };
+        assert_eq!(why, NoMemory::Unread { len: 70_000 });
+        let (made, begin) = (boxes.len(), Instant::now());
+        let timeout = Duration::from_millis(100);
+        assert!(matches!(make(Deadline::after(Some(timeout))), Err(NoMemory::Unread { .. })));
+        assert!(begin.elapsed() >= timeout);
+        drop(boxes);
+        // Until idle memory is freed, of which the child cannot be told either.
+        while fake.link.tidy() && begin.elapsed() < TIMEOUT {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let told = read_all();
+        assert!(told.iter().all(|message| matches!(message, Message::Attach { .. })), "{told:?}");
+        assert_eq!(told.len(), made);
+
+        let mut told = Vec::new();
+        while let Err(why) = make(Deadline::now()) {
+            assert_eq!(why, NoMemory::Unread { len: 70_000 });
+            told.extend(read_all());
+        }
+        told.extend(read_all());
+        let detached = told.iter().filter(|message| matches!(message, Message::Detach { .. })).count();
+        assert_eq!((detached, told.len()), (made, made + 1), "{told:?}");
+        // A segment is made in vain only when the socket turns out to be full: before the wait, and perhaps after what there was to unmap.
+        let Some(&Message::Attach { segment }) = told.last() else { panic!("{told:?}") };
+        assert!(segment <= made as u64 + 3, "{segment}");
     }
 }

@@ -14,7 +14,7 @@ use callgate_engine::service::{Method, Service};
 use callgate_os::pidfd::Pidfd;
 use callgate_os::socket;
 use callgate_transport::backing::heap::Heap;
-use callgate_transport::backing::{Backing, Sealed};
+use callgate_transport::backing::{Backing, SealedMemfds};
 use callgate_transport::doorbell::Wait;
 use callgate_transport::layout::Geometry;
 use callgate_transport::segment::Segment;
@@ -54,7 +54,7 @@ pub(crate) struct Ends {
 impl Ends {
     /// The ends of a bridge to a `T`.
     pub(crate) fn new<T: Service>(geometry: Geometry) -> Self {
-        Self::over::<T>(geometry, Arc::new(Sealed), Wait::Spin)
+        Self::over::<T>(geometry, Arc::new(SealedMemfds), Wait::Spin)
     }
 
     /// Like [`new`](Self::new), with a given source of memory and a given way for both sides to wait.

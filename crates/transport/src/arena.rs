@@ -177,7 +177,7 @@ impl Arena {
         }
         let blocks = if block_len <= LARGEST_SHARED { BLOCKS_PER_SEGMENT } else { 1 };
         let mut grown = source.grow(block_len * blocks);
-        let is_refused = grown.as_ref().is_err_and(|why| !matches!(why, NoMemory::Late { .. }));
+        let is_refused = grown.as_ref().is_err_and(|why| !may_come_later(why));
         if is_refused && !self.give_back_idle(0, source).is_empty() {
             grown = source.grow(block_len * blocks);
         }
@@ -216,7 +216,7 @@ impl Arena {
         let need = need as u64;
         let wish = (2 * written as u64).max(need + need / 8).min(self.limits.max_payload).max(need);
         match self.allocate(wish, source) {
-            Err(why) if !matches!(why, NoMemory::Late { .. }) => self.allocate(need, source),
+            Err(why) if !may_come_later(&why) => self.allocate(need, source),
             found => found,
         }
     }
@@ -269,12 +269,18 @@ impl Arena {
     }
 }
 
+/// Whether there may be memory without anything being given back: the arena is not at its limit.
+fn may_come_later(why: &NoMemory) -> bool {
+    matches!(why, NoMemory::Late { .. } | NoMemory::Unread { .. })
+}
+
 /// An error about a segment, as an error about the payload that needed it.
 fn for_payload(why: NoMemory, len: u64) -> NoMemory {
     match why {
         NoMemory::TooLarge { max, .. } => NoMemory::TooLarge { len, max: max.min(len.saturating_sub(1)) },
         NoMemory::Exhausted { budget, .. } => NoMemory::Exhausted { len, budget },
         NoMemory::Late { .. } => NoMemory::Late { len },
+        NoMemory::Unread { .. } => NoMemory::Unread { len },
         failed => failed,
     }
 }

@@ -22,6 +22,7 @@
 //! | lent blocks | either side | [`LOANS`] | `loans.rs` | the block returns |
 //! | segments | a child, for each side | [`MAX_SEGMENTS`] | `engine/link.rs` | nobody has the segment |
 //! | time waiting for released memory | a child | [`RELEASE_TIMEOUT`] | `engine/account.rs` | the memory is released |
+//! | time of an allocation without a deadline | a child | [`UNREAD`] | `engine/link/pool.rs` | the child reads its control socket |
 //! | private memory for copies | a child | [`COPY_KEPT`] | `copy_buffer.rs` | the thread ends |
 //! | private memory for copies | the other side of a pair | [`PAIR_COPY_KEPT`] | `engine/pair/remote_caller.rs` | the pair ends |
 //! | text of last words | a child | [`LAST_WORDS`] | `engine/last_words.rs` | the error is dropped |
@@ -127,6 +128,9 @@ pub const LOANS: usize = if cfg!(loom) { 2 } else { 1024 };
 pub const MAX_SEGMENTS: usize = 4096;
 /// Time that a call waits for segments that are being released: a healthy peer unmaps them at once.
 pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long an allocation without a deadline waits for a child that does not read its control socket.
+pub const UNREAD: Duration = Duration::from_secs(1);
 /// Bytes of a thread's memory for copies that it keeps.
 pub const COPY_KEPT: usize = 1 << 20;
 /// Bytes that a pair's lane keeps for copies of requests between two calls.

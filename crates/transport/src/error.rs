@@ -231,7 +231,10 @@ impl fmt::Display for TimedOutText<'_> {
                 f,
                 "its lane to {peer} {pid} had no room within {timeout:?}: it is full of calls that were given up and not answered"
             ),
-            Awaited::Memory => write!(f, "its arguments were not in shared memory within {timeout:?}: none became free, or writing them takes longer"),
+            Awaited::Memory => write!(
+                f,
+                "its arguments were not in shared memory within {timeout:?}: none became free, the child did not read of more, or writing took longer"
+            ),
         }
     }
 }
@@ -287,8 +290,16 @@ pub enum NoMemory {
         budget: u64,
     },
 
-    /// The child does not read its control socket, so it cannot be told of more memory: until the timeout, or for a second without one. Of callbacks:
-    /// the hub has given none in time.
+    /// The child does not read its control socket, so it cannot be told of more memory: not until the timeout, nor for a second without one.
+    #[error(
+        "no shared memory for {len} bytes: the child does not read its control socket, so it cannot be told of more"
+    )]
+    Unread {
+        /// Bytes asked for.
+        len: u64,
+    },
+
+    /// The hub, which makes the memory for callbacks' payloads, has given none in time.
     #[error("no shared memory for {len} bytes in time")]
     Late {
         /// Bytes asked for.

@@ -4,7 +4,7 @@
 //! keep the mapping alive and are checked against its length once, when they are made. Never forms a reference to plain
 //! bytes that a peer can write: only to structures made of atomics.
 
-use crate::backing::{Backing, SEGMENT, Sealed};
+use crate::backing::{Backing, SEGMENT, SealedMemfds};
 use crate::layout::{
     CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine,
     WorkerLine,
@@ -324,7 +324,7 @@ impl Segment {
 
     /// Maps a segment without reading its header. `of` gives the geometry for its length.
     pub fn attach_unseen(object: OwnedFd, of: impl Fn(usize) -> Option<Geometry>) -> io::Result<Self> {
-        let mapping = Sealed.attach(SEGMENT, &mut std::iter::once(object), Protection::ReadWrite)?;
+        let mapping = SealedMemfds.attach(SEGMENT, &mut std::iter::once(object), Protection::ReadWrite)?;
         let geometry = of(mapping.len()).ok_or(io::ErrorKind::InvalidData)?;
         assert!(geometry.is_valid() && geometry.segment_len() == mapping.len());
         Ok(Self { mapping: Arc::new(mapping), geometry })

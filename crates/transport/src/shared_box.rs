@@ -75,7 +75,8 @@ impl<T: Pod> SharedBox<[T]> {
     /// # Errors
     ///
     /// If there is no memory: `len` elements are more than `Builder::max_payload` bytes, or too much is in use, and none came back within the
-    /// bridge's timeout (or, without a timeout, none could come back by itself).
+    /// bridge's timeout (or, without a timeout, none could come back by itself); or
+    /// the child does not read its control socket, so it cannot be told of new memory.
     pub fn zeroed_in(bridge: &impl Memory, len: usize) -> Result<Self, NoMemory> {
         let mut new = Self::for_overwrite_in(bridge, len)?;
         new.bytes.as_mut_slice().fill(0);

@@ -101,7 +101,9 @@ impl Caller {
         }
         let alloc = &AllocContext { pool: &*self.pool, limit: &context.limit, wait: None };
         let mut written = lane.write(args, alloc);
-        if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) = written {
+        if let Err(SendError::NoMemory(NoMemory::Exhausted { .. } | NoMemory::Late { .. } | NoMemory::Unread { .. })) =
+            written
+        {
             let wait = (may_wait == MayWait::Yes).then_some(context.deadline());
             written = self.write_again_slow(lane, args, &AllocContext { wait, ..*alloc });
         }

@@ -108,6 +108,9 @@ impl Caller {
                 CallError::Exhausted { call, what: Payload::Request, len, budget }
             }
             SendError::NoMemory(NoMemory::Late { .. }) => self.timed_out_for(Awaited::Memory, Started::No, context),
+            SendError::NoMemory(NoMemory::Unread { .. }) if context.deadline().has_passed() => {
+                self.timed_out_for(Awaited::Memory, Started::No, context)
+            }
             SendError::NoMemory(NoMemory::Failed { why }) => CallError::Refused { call, why },
             SendError::NoMemory(other) => CallError::Refused { call, why: other.to_string() },
             SendError::Encode | SendError::Beyond(_) => {

@@ -7,23 +7,23 @@
 use super::{ArenaSide, Link, TellChild};
 use crate::control::Message;
 use callgate_os::mapping::Mapping;
+use callgate_os::socket;
 use callgate_transport::arena::{Allocation, Source};
+use callgate_transport::bounds::UNREAD;
 use callgate_transport::commit::BlockRef;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::NoMemory;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::memory_pool::{BlockSize, MemoryPool, PoolHandle};
 use callgate_transport::segment::Block;
-use std::io;
+use parking_lot::MutexGuard;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a call that waits for memory waits before it checks again whether the child has given any back.
 const MEMORY_SLICE: Duration = Duration::from_millis(1);
-
-/// How long an allocation without a deadline waits for a child that does not read its control socket.
-const UNREAD: Duration = Duration::from_secs(1);
 
 impl PoolHandle for Link {
     #[cold]
@@ -36,8 +36,8 @@ impl PoolHandle for Link {
         self.used_now(is_untidy);
     }
 
-    /// Without a deadline, waits only for what comes back by itself: the frames of other calls, and memory that is being released; and for a child
-    /// that has yet to read what it was told, but not long.
+    /// Without a deadline, waits only for what comes back by itself: the frames of other calls, memory that is being released, and for a while a child
+    /// that does not read its control socket.
     #[cold]
     fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory> {
         let begin = Instant::now();
@@ -49,7 +49,7 @@ impl PoolHandle for Link {
                 Err(NoMemory::Exhausted { .. }) => has_time.unwrap_or_else(|| {
                     pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released()
                 }),
-                Err(NoMemory::Late { .. }) => has_time.unwrap_or_else(|| begin.elapsed() < UNREAD),
+                Err(NoMemory::Unread { .. }) => has_time.unwrap_or_else(|| begin.elapsed() < UNREAD),
                 _ => false,
             };
             if !may_wait || self.peer.peer_status.is_over() {
@@ -58,7 +58,11 @@ impl PoolHandle for Link {
             }
             let slice = Instant::now() + MEMORY_SLICE;
             let until = deadline.instant().map_or(slice, |deadline| deadline.min(slice));
-            self.came_back.wait_until(&mut pool, until);
+            match found {
+                // What is given back does not help, so it must not cut the wait short.
+                Err(NoMemory::Unread { .. }) => MutexGuard::unlocked(&mut pool, || thread::sleep(MEMORY_SLICE)),
+                _ => drop(self.came_back.wait_until(&mut pool, until)),
+            }
         }
     }
 
@@ -85,20 +89,54 @@ impl PoolHandle for Link {
     }
 }
 
+impl TellChild<'_> {
+    /// Whether the child can be told of a segment: if its control socket was full, not before it has read most of it, and never before it has been
+    /// told what it has to unmap.
+    pub(super) fn has_caught_up(&self) -> bool {
+        if self.0.books.lock().is_socket_full {
+            if !self.0.control.has_room() {
+                return false;
+            }
+            self.0.books.lock().is_socket_full = false;
+        }
+        loop {
+            let Some(segment) = self.0.books.lock().untold.pop() else { return true };
+            if !self.tell_detached(segment) {
+                return false;
+            }
+        }
+    }
+
+    /// Tells the child to unmap a segment, now or when its control socket has room again. Returns whether it has been told.
+    fn tell_detached(&self, segment: u64) -> bool {
+        let is_full = self.0.tell(Message::Detach { segment }, None).is_err_and(|error| socket::is_full(&error));
+        if is_full {
+            let mut books = self.0.books.lock();
+            books.is_socket_full = true;
+            books.untold.push(segment);
+        }
+        !is_full
+    }
+}
+
 impl Source for TellChild<'_> {
     fn grow(&mut self, len: u64) -> Result<(u64, Arc<Mapping>), NoMemory> {
+        if !self.has_caught_up() {
+            return Err(NoMemory::Unread { len });
+        }
         let mut books = self.0.books.lock();
         let (segment, mapping, object) = books.create(len, ArenaSide::Requests, self.0.itself.clone())?;
         drop(books);
         failpoints::reach(Step::ParentSegmentCreated);
         if let Err(error) = self.0.tell(Message::Attach { segment }, object.as_ref().map(AsFd::as_fd)) {
+            let mut books = self.0.books.lock();
             // A child that makes this slow may have got the segment; it is killed for that.
             if !self.0.control.is_slow() {
-                self.0.books.lock().for_requests.forget(segment);
+                books.for_requests.forget(segment);
             }
-            // The socket is full: the child reads more slowly than memory is asked for.
-            if error.kind() == io::ErrorKind::WouldBlock {
-                return Err(NoMemory::Late { len });
+            if socket::is_full(&error) {
+                books.is_socket_full = true;
+                return Err(NoMemory::Unread { len });
             }
             return Err(NoMemory::Failed { why: format!("the child does not accept memory for the request: {error}") });
         }
@@ -108,8 +146,7 @@ impl Source for TellChild<'_> {
 
     fn shrink(&mut self, segment: u64) {
         self.0.books.lock().for_requests.given_back(segment);
-        // A child whose socket is full keeps its mapping until the bridge ends.
-        let _ = self.0.tell(Message::Detach { segment }, None);
+        self.tell_detached(segment);
         failpoints::reach(Step::ParentDetachSent);
     }
 }

@@ -11,7 +11,7 @@ use crate::peer_status::Cause;
 use callgate_os::limits;
 use callgate_os::mapping::{Mapping, Protection};
 use callgate_os::socket::{self, BlockingMode};
-use callgate_transport::backing::{Backing, SEGMENT, Sealed};
+use callgate_transport::backing::{Backing, SEGMENT, SealedMemfds};
 use callgate_transport::error::NoMemory;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -61,7 +61,7 @@ impl PairEndpoint {
         message: Message,
         descriptor: &mut dyn Iterator<Item = OwnedFd>,
     ) -> Result<Option<MemoryAnswer>, &'static str> {
-        let mut mapped = |segment, access| Sealed.attach(segment, &mut *descriptor, access).map(Arc::new);
+        let mut mapped = |segment, access| SealedMemfds.attach(segment, &mut *descriptor, access).map(Arc::new);
         let answer = match message {
             Message::Attach { segment } => {
                 let mapping = mapped(segment, Protection::ReadOnly).map_err(|_| "a segment that cannot be mapped")?;

@@ -137,7 +137,7 @@ impl Source for AskHub<'_> {
             }
             let Some((asked, since)) = inbox.asked else {
                 let sent = pair.control.send(Message::Need { len }, None);
-                sent.map_err(|error| failed(format!("asking the hub for memory: {error}")))?;
+                sent.map_err(|error| failed(format!("asking the hub for memory failed: {error}")))?;
                 inbox.asked = Some((len, Instant::now()));
                 continue;
             };

@@ -12,7 +12,7 @@ use callgate_os::mapping::Protection;
 use callgate_os::memfd;
 use callgate_os::socket::{self, BlockingMode};
 use callgate_transport::arena::Limits;
-use callgate_transport::backing::{SEGMENT, Sealed};
+use callgate_transport::backing::{SEGMENT, SealedMemfds};
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::{Deadline, Wait};
 use callgate_transport::error::{CallError, Exit, Started};
@@ -89,7 +89,7 @@ impl FakeHub {
 
 /// Both introductions of a pair in this process, and the hub that made it.
 fn introduced(geometry: Geometry) -> ([Introduction; 2], FakeHub) {
-    introduced_by(Segment::create(geometry, &Sealed).unwrap().1.unwrap())
+    introduced_by(Segment::create(geometry, &SealedMemfds).unwrap().1.unwrap())
 }
 
 fn introduced_by(object: OwnedFd) -> ([Introduction; 2], FakeHub) {
@@ -234,7 +234,7 @@ fn fault_43_a_lane_has_a_thread_when_it_is_about_to_be_used_and_not_before() {
 
 #[test]
 fn a_header_that_the_other_side_has_rewritten_brings_no_more_threads() {
-    let (segment, object) = Segment::create(geometry(7), &Sealed).unwrap();
+    let (segment, object) = Segment::create(geometry(7), &SealedMemfds).unwrap();
     let forged = Geometry { lanes: 13, slots: 2, slot_lines: 9, workers: 13 };
     assert_eq!(forged.segment_len(), geometry(7).segment_len());
     let header = segment.header();

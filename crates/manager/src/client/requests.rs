@@ -132,7 +132,7 @@ impl Client {
             match socket::send(&self.joined.socket, &bytes, &[]) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                    return Err(Unanswered::Lost(format!("sending to the hub: {error}")));
+                    return Err(Unanswered::Lost(format!("sending to the hub failed: {error}")));
                 }
                 Err(_) if deadline.has_passed() => return Err(Unanswered::Late),
                 Err(_) => thread::sleep(FULL),

@@ -20,7 +20,7 @@ use callgate_engine::nest;
 use callgate_os::socket::{self, BlockingMode, Exposed};
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_os::toll::Credit;
-use callgate_transport::backing::Sealed;
+use callgate_transport::backing::SealedMemfds;
 use callgate_transport::bounds::hub::{GRANT, MAX_OBJECTS_OF_TWO, MAX_SEGMENTS, MAX_SEGMENTS_OF_SIDE};
 use callgate_transport::layout::Geometry;
 use callgate_transport::segment::Segment;
@@ -194,7 +194,7 @@ impl Pairs {
             return Err(io::Error::other("one of the two still holds too many objects of their earlier connections"));
         }
         // Unmapped at once: from here on the segment belongs to the two.
-        let (segment, object) = Segment::create(self.geometry, &Sealed)?;
+        let (segment, object) = Segment::create(self.geometry, &SealedMemfds)?;
         segment.header().chains.store(nest::new_chains(), Relaxed);
         drop(segment);
         let object = object.ok_or(io::ErrorKind::Unsupported)?;

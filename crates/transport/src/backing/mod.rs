@@ -72,7 +72,7 @@ impl Segments {
     #[doc(hidden)]
     pub fn of_parent(self) -> Arc<dyn Backing> {
         match self {
-            Segments::Sealed => Arc::new(Sealed),
+            Segments::Sealed => Arc::new(SealedMemfds),
             #[cfg(feature = "portable")]
             Segments::Named(_) => Arc::new(Named::new()),
         }
@@ -82,7 +82,7 @@ impl Segments {
 /// The child's memory, as its parent described it; `None` if the child was built without that backend.
 pub fn of_child(place: &str) -> Option<Arc<dyn Backing>> {
     match place {
-        "" => Some(Arc::new(Sealed)),
+        "" => Some(Arc::new(SealedMemfds)),
         #[cfg(feature = "portable")]
         place => Some(Arc::new(Named::of_peer(place))),
         #[cfg(not(feature = "portable"))]
@@ -114,9 +114,9 @@ pub trait Backing: Send + Sync {
 }
 
 /// Sealed memfds.
-pub struct Sealed;
+pub struct SealedMemfds;
 
-impl Backing for Sealed {
+impl Backing for SealedMemfds {
     fn create(&self, number: u64, len: usize, peer: Protection) -> io::Result<(Mapping, Option<OwnedFd>)> {
         let name = match number {
             SEGMENT => "callgate",

@@ -30,7 +30,7 @@ mod sides {
     use super::super::*;
     use super::memfds::Memfds;
     use crate::arena::{Arena, Limits};
-    use crate::backing::Sealed;
+    use crate::backing::SealedMemfds;
     use crate::layout::Geometry;
     use crate::segment::Segment;
 
@@ -45,7 +45,7 @@ mod sides {
     impl LoanSides {
         fn new() -> Self {
             let geometry = Geometry { lanes: 1, slots: 2, slot_lines: 1, workers: 1 };
-            let (segment, _) = Segment::create(geometry, &Sealed).unwrap();
+            let (segment, _) = Segment::create(geometry, &SealedMemfds).unwrap();
             Self {
                 lender: Lender::new(segment.held_by_child()),
                 holder: Holder::new(segment.held_by_child()),

@@ -165,7 +165,7 @@ impl Bytes {
         let place::PoolOf(pool, timeout) = bridge.pool();
         let deadline = Deadline::after(timeout);
         let new = Self::stale(&pool, len, Deadline::now());
-        if !matches!(new, Err(NoMemory::Exhausted { .. } | NoMemory::Late { .. })) {
+        if !matches!(new, Err(NoMemory::Exhausted { .. } | NoMemory::Unread { .. })) {
             return new;
         }
         bridge.take_late_replies();

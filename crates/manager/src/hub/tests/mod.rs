@@ -19,7 +19,7 @@ use callgate_os::pidfd::{Identity, Pidfd};
 use callgate_os::socket::{BlockingMode, Exposed, Received};
 use callgate_os::toll::{self, Credit};
 use callgate_os::{memfd, poll};
-use callgate_transport::backing::Sealed;
+use callgate_transport::backing::SealedMemfds;
 use callgate_transport::bounds::hub::MAX_MESSAGE;
 use callgate_transport::segment::Segment;
 use std::cell::Cell;
@@ -215,7 +215,7 @@ impl Talk {
         let (message, descriptors) = self.hear_with();
         let FromHub::Introduced { pair, role, pid } = message else { panic!("{message:?}") };
         let mut descriptors = descriptors.into_iter();
-        let segment = Segment::attach(&Sealed, &mut descriptors).expect("a segment");
+        let segment = Segment::attach(&SealedMemfds, &mut descriptors).expect("a segment");
         let (control, process) = (descriptors.next().expect("a socket"), descriptors.next().expect("a pidfd"));
         assert!(descriptors.next().is_none());
         let control = Control::new(control);
