@@ -5,7 +5,6 @@
 
 #![forbid(unsafe_code)]
 
-mod const_text;
 mod item;
 mod arguments;
 mod signature;

@@ -16,6 +16,7 @@ compile_error!("callgate runs on Linux on x86-64 and little-endian aarch64 only"
 
 // Words and atomics.
 pub mod text;
+pub mod const_text;
 #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
 pub mod trace;
 pub mod sync;

@@ -4,10 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::const_text::ConstText;
 use super::item::{Item, TypeMismatch, sealed, shortened};
 use crate::args::Args;
 use crate::value::Value;
+use callgate_os::const_text::ConstText;
 use callgate_transport::decoder::Transfer;
 use callgate_transport::error::TooDeep;
 use std::fmt::Display;

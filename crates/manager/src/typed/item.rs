@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::const_text::ConstText;
 use crate::value::{Element, Value};
+use callgate_os::const_text::ConstText;
 use callgate_transport::decoder::Transfer;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};

@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::arguments::Arguments;
-use super::const_text::ConstText;
 use super::item::Item;
+use callgate_os::const_text::ConstText;
 use std::borrow::Cow;
 use std::fmt;
 

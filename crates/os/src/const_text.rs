@@ -1,18 +1,18 @@
-//! Text concatenated at compile time, for the names of types.
+//! Text concatenated at compile time.
 
 #![forbid(unsafe_code)]
 
-/// A type's name, concatenated at compile time. A name that is too long does not compile.
-#[doc(hidden)]
+/// Text of at most [`MAX`](Self::MAX) bytes, concatenated at compile time. A longer one does not compile.
+#[derive(Debug)]
 pub struct ConstText {
     bytes: [u8; ConstText::MAX],
     len: usize,
 }
 
 impl ConstText {
-    pub(super) const MAX: usize = 1024;
+    pub const MAX: usize = 1024;
 
-    pub(super) const fn of(parts: &[&str]) -> Self {
+    pub const fn of(parts: &[&str]) -> Self {
         let mut text = Self { bytes: [0; Self::MAX], len: 0 };
         let mut at = 0;
         while at < parts.len() {
@@ -22,7 +22,7 @@ impl ConstText {
         text
     }
 
-    pub(super) const fn of_tuple(types: &[&str]) -> Self {
+    pub const fn of_tuple(types: &[&str]) -> Self {
         let mut text = Self::of(&["("]);
         let mut at = 0;
         while at < types.len() {
@@ -33,7 +33,7 @@ impl ConstText {
     }
 
     const fn with(mut self, part: &str) -> Self {
-        assert!(self.len + part.len() <= Self::MAX, "the description of a callback's types is too long");
+        assert!(self.len + part.len() <= Self::MAX, "the text is too long");
         let (_, rest) = self.bytes.split_at_mut(self.len);
         let (place, _) = rest.split_at_mut(part.len());
         place.copy_from_slice(part.as_bytes());
@@ -41,7 +41,7 @@ impl ConstText {
         self
     }
 
-    pub(super) const fn as_str(&self) -> &str {
+    pub const fn as_str(&self) -> &str {
         match std::str::from_utf8(self.bytes.split_at(self.len).0) {
             Ok(text) => text,
             Err(_) => panic!("whole texts one after the other are a text"),
