@@ -6,7 +6,7 @@
 
 use callgate_os::socket::{self, BlockingMode, Received};
 use callgate_os::toll::Toll;
-use callgate_os::{close, descriptor};
+use callgate_os::{close, descriptor, poll};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -162,9 +162,9 @@ impl<S: AsFd> Control<S> {
         if sent.is_ok() { self.check_pace() } else { sent }
     }
 
-    /// Whether the peer has read most of what was sent.
+    /// Whether the peer has read most of what was sent: from three quarters on, the kernel says that more can be written.
     pub(crate) fn has_room(&self) -> bool {
-        socket::has_room(&self.socket)
+        poll::is_writable(&self.socket)
     }
 
     /// Ends the conversation: both ends learn that nothing more comes.

@@ -123,18 +123,21 @@ pub fn readable(descriptor: impl AsFd, timeout: Duration) -> io::Result<bool> {
 }
 
 /// Whether `descriptor` can be written to now.
-pub fn writable(descriptor: impl AsFd) -> bool {
-    let found = poll(&mut [PollFd::new(&descriptor, PollFlags::OUT)], Some(&timespec(Duration::ZERO)));
-    found.is_ok_and(|count| count > 0)
+pub fn is_writable(descriptor: impl AsFd) -> bool {
+    is_now(descriptor, PollFlags::OUT)
 }
 
 /// Whether the other end of `socket` will send nothing more because it was closed or shut down.
 pub fn is_hung_up(socket: impl AsFd) -> bool {
+    is_now(socket, PollFlags::RDHUP)
+}
+
+/// Whether `descriptor` is in this state. If the kernel does not say, it is not.
+fn is_now(descriptor: impl AsFd, state: PollFlags) -> bool {
     loop {
-        match poll(&mut [PollFd::new(&socket, PollFlags::RDHUP)], Some(&timespec(Duration::ZERO))) {
+        match poll(&mut [PollFd::new(&descriptor, state)], Some(&timespec(Duration::ZERO))) {
             Ok(count) => return count > 0,
             Err(Errno::INTR) => {}
-            // Nothing is known.
             Err(_) => return false,
         }
     }

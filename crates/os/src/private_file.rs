@@ -33,13 +33,10 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn check(found: &Metadata) -> Result<(), String> {
-    let (own, _) = selfproc::effective_ids();
     if !found.is_file() {
         return Err("it is not a regular file".into());
     }
-    if found.uid() != own && found.uid() != 0 {
-        return Err(format!("it belongs to user {} but must belong to user {own} or root", found.uid()));
-    }
+    selfproc::check_owner(found.uid()).map_err(|why| format!("it {why}"))?;
     if found.mode() & 0o077 != 0 {
         return Err(format!(
             "users other than its owner can access it (mode {:o}); run chmod 600 on it",

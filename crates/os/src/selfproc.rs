@@ -46,6 +46,15 @@ pub fn effective_ids() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
+/// Checks that `owner`, the user of a file, is this process's effective user or root. If not, says so in words that follow the file's name.
+pub fn check_owner(owner: u32) -> Result<(), String> {
+    let (own, _) = effective_ids();
+    if owner == own || owner == 0 {
+        return Ok(());
+    }
+    Err(format!("belongs to user {owner} but must belong to user {own} or root"))
+}
+
 /// Whether executing this program gave it capabilities that the process that executed it did not have.
 pub fn gained_capabilities() -> bool {
     use rustix::process::{getegid, geteuid, getgid, getuid};

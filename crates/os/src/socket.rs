@@ -2,7 +2,6 @@
 
 use crate::close;
 use crate::descriptor::apart;
-use crate::poll;
 use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use rustix::net::{
@@ -121,11 +120,6 @@ pub fn send(socket: impl AsFd, message: &[u8], rights: &[BorrowedFd<'_>]) -> io:
 /// Whether [`send`] failed only because the peer has not read enough yet: the socket is full, or too many descriptors are in flight.
 pub fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
-}
-
-/// Whether much of what was sent has been read, so that more can be sent. (The kernel says so from three quarters on.)
-pub fn has_room(socket: impl AsFd) -> bool {
-    poll::writable(socket)
 }
 
 /// The result of [`receive`].

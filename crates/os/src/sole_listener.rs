@@ -116,8 +116,6 @@ fn bind(name: SocketName<'_>) -> Result<Option<OwnedFd>, SocketError> {
 /// Checks that no other user can replace the socket. A missing directory passes.
 fn check_directory(directory: &Path) -> Result<(), SocketError> {
     let failed = |error| SocketError::System(format!("checking {}", directory.display()).into(), error);
-    let (own, _) = selfproc::effective_ids();
-    let is_other_users = |found: &Metadata| found.uid() != own && found.uid() != 0;
     let squatted = |why: String| Err(SocketError::Squatted { path: directory.into(), why });
     // First the link, if it is one: its owner decides where it leads.
     for find in [|path: &Path| fs::symlink_metadata(path), |path: &Path| fs::metadata(path)] {
@@ -126,8 +124,8 @@ fn check_directory(directory: &Path) -> Result<(), SocketError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(error)),
         };
-        if is_other_users(&found) {
-            return squatted(format!("belongs to user {} but must belong to user {own} or root", found.uid()));
+        if let Err(why) = selfproc::check_owner(found.uid()) {
+            return squatted(why);
         }
         if !found.is_symlink() && !found.is_dir() {
             return squatted("is not a directory".into());

@@ -40,7 +40,7 @@ impl PoolHandle for Link {
     /// that does not read its control socket.
     #[cold]
     fn find(&self, size: BlockSize, deadline: Deadline) -> Result<Allocation, NoMemory> {
-        let begin = Instant::now();
+        let mut unread_since = None;
         let mut pool = self.pool.lock();
         loop {
             let found = pool.allocate(size, &mut TellChild(self));
@@ -49,20 +49,23 @@ impl PoolHandle for Link {
                 Err(NoMemory::Exhausted { .. }) => has_time.unwrap_or_else(|| {
                     pool.has_frames_under_way() || self.books.lock().for_requests.is_being_released()
                 }),
-                Err(NoMemory::Unread { .. }) => has_time.unwrap_or_else(|| begin.elapsed() < UNREAD),
+                Err(NoMemory::Unread { .. }) => {
+                    has_time.unwrap_or_else(|| unread_since.get_or_insert_with(Instant::now).elapsed() < UNREAD)
+                }
                 _ => false,
             };
             if !may_wait || self.peer.peer_status.is_over() {
                 drop(pool);
                 return found;
             }
+            if let Err(NoMemory::Unread { .. }) = found {
+                // What is given back does not help, so it must not cut the wait short.
+                MutexGuard::unlocked(&mut pool, || thread::sleep(MEMORY_SLICE));
+                continue;
+            }
             let slice = Instant::now() + MEMORY_SLICE;
             let until = deadline.instant().map_or(slice, |deadline| deadline.min(slice));
-            match found {
-                // What is given back does not help, so it must not cut the wait short.
-                Err(NoMemory::Unread { .. }) => MutexGuard::unlocked(&mut pool, || thread::sleep(MEMORY_SLICE)),
-                _ => drop(self.came_back.wait_until(&mut pool, until)),
-            }
+            self.came_back.wait_until(&mut pool, until);
         }
     }
 
