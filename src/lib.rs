@@ -47,6 +47,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod guide;
+pub mod call;
 
 // A child: how it is started, what it does first, what went wrong.
 mod spawn;
@@ -61,7 +62,9 @@ mod trust_child;
 #[path = "codegen.rs"]
 pub mod __codegen;
 
-pub use crate::bridge::{Bridge, Builder, Death, Event, Pending, Restart, View, init, serve, serve_parallel};
+pub use crate::bridge::{
+    AsyncBridge, Bridge, Builder, Death, Event, Pending, Restart, View, init, serve, serve_parallel,
+};
 pub use crate::spawn::{Output, TerminalSignals};
 pub use crate::start_error::StartError;
 pub use callgate_macros::{Viewable, bridge, main};
@@ -94,7 +97,7 @@ pub mod error {
 
 /// Types that stand in signatures, and that a program rarely names.
 pub mod types {
-    pub use crate::bridge::{Blocking, Calling, Deferred, InPlace};
+    pub use crate::bridge::{Blocking, Calling, Deferred, InPlace, OneWay};
     #[doc(inline)]
     pub use callgate_engine::service::{Mode, Service};
     #[doc(inline)]

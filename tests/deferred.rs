@@ -4,6 +4,7 @@ mod support;
 
 use callgate::{Bridge, CallError, Pending, Signal, Started, bridge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 use support::{eventually, within};
@@ -14,12 +15,13 @@ callgate::test_support!();
 struct Gate {
     open: Mutex<bool>,
     opened: Condvar,
+    counted: AtomicU64,
 }
 
 #[bridge]
 impl Gate {
     pub fn new() -> Self {
-        Gate { open: Mutex::new(false), opened: Condvar::new() }
+        Gate { open: Mutex::new(false), opened: Condvar::new(), counted: AtomicU64::new(0) }
     }
 
     pub fn open(&self) {
@@ -50,6 +52,32 @@ impl Gate {
         std::process::exit(3)
     }
 
+    /// Counts the calls that have run.
+    pub fn count_and_sleep(&self, ms: u64) -> u64 {
+        let counted = self.counted.fetch_add(1, Ordering::SeqCst) + 1;
+        std::thread::sleep(Duration::from_millis(ms));
+        counted
+    }
+
+    pub fn counted(&self) -> u64 {
+        self.counted.load(Ordering::SeqCst)
+    }
+
+    pub fn until_cancelled(&self) {
+        while !callgate::call::is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The time that the call has left, in milliseconds.
+    pub fn left(&self) -> Option<u64> {
+        callgate::call::deadline().map(|at| at.saturating_duration_since(Instant::now()).as_millis() as u64)
+    }
+
+    pub fn caller(&self) -> Option<u32> {
+        callgate::call::caller()
+    }
+
     pub fn sleep(&self, ms: u64) -> u64 {
         std::thread::sleep(Duration::from_millis(ms));
         ms
@@ -65,9 +93,8 @@ const SIGNALS: [Signal; 2] = [Signal::Futex, Signal::EventFd];
 
 /// Whether the doorbell rings within `time`.
 fn rings(gate: &Bridge<Gate>, time: Duration) -> bool {
-    let doorbell = gate.doorbell_fd().expect("a doorbell");
     let time = Timespec { tv_sec: time.as_secs() as _, tv_nsec: time.subsec_nanos() as _ };
-    poll(&mut [PollFd::new(&doorbell, PollFlags::IN)], Some(&time)).expect("a poll") > 0
+    poll(&mut [PollFd::new(gate, PollFlags::IN)], Some(&time)).expect("a poll") > 0
 }
 
 fn poll_until<R: callgate::Transfer>(pending: &mut Pending<R>) -> Result<R, CallError> {
@@ -84,7 +111,7 @@ fn a_call_is_begun_before_it_ends_and_others_go_on_meanwhile() {
     within(60, "a_call_is_begun_before_it_ends_and_others_go_on_meanwhile", || {
         for signal in SIGNALS {
             let gate = gate(signal);
-            let mut pending = gate.begin().pass(7).expect("a call sent");
+            let mut pending = gate.begin().pass(7);
             assert!(pending.poll().is_none(), "the gate is shut");
             assert_eq!(gate.double(4).expect("an answer"), 8);
             gate.open().expect("an answer");
@@ -99,28 +126,52 @@ fn waiting_gives_what_polling_gives() {
         for signal in SIGNALS {
             let gate = gate(signal);
             for n in 0..1000 {
-                let (first, mut second) = (gate.begin().double(n).unwrap(), gate.begin().double(n + 1).unwrap());
+                let (first, mut second) = (gate.begin().double(n), gate.begin().double(n + 1));
                 assert_eq!(poll_until(&mut second).unwrap(), 2 * n + 2);
                 assert_eq!(first.wait().unwrap(), 2 * n);
             }
-            let large = gate.begin().repeat("large", 100_000).unwrap();
+            let large = gate.begin().repeat("large", 100_000);
             assert_eq!(large.wait().unwrap().len(), 500_000);
-            assert!(matches!(gate.begin().panic().unwrap().wait(), Err(CallError::Panicked { .. })));
+            assert!(matches!(gate.begin().panic().wait(), Err(CallError::Panicked { .. })));
         }
     });
 }
 
 #[test]
-fn every_lane_holds_one_call_and_one_more_is_refused_in_words() {
-    within(60, "every_lane_holds_one_call_and_one_more_is_refused_in_words", || {
-        let gate = gate(Signal::Futex);
-        let pending: Vec<_> = (0..4).map(|n| gate.begin().sleep(n).expect("a lane")).collect();
-        let error = gate.begin().double(1).expect_err("no lane is left").to_string();
-        assert!(error.contains("`Gate::double`") && error.contains("all 4 lanes"), "{error}");
-        for (n, pending) in pending.into_iter().enumerate() {
-            assert_eq!(pending.wait().expect("an answer"), n as u64);
+fn a_lane_carries_as_many_calls_as_it_has_slots_and_more_wait_for_room() {
+    within(60, "a_lane_carries_as_many_calls_as_it_has_slots_and_more_wait_for_room", || {
+        for signal in SIGNALS {
+            let builder = Gate::bridge().signal(signal).concurrent_callers(2).pending_calls(4).queue(50, 1 << 20);
+            let gate = builder.start().expect("the bridge starts");
+            let slow = gate.begin().sleep(100);
+            let mut pending: Vec<_> = (0..57).map(|n| (n, gate.begin().double(n))).collect();
+            let error = gate.begin().double(1).wait().expect_err("2 lanes of 4 slots, and 50 in the queue").to_string();
+            assert!(error.contains("`Gate::double`") && error.contains("all 2 lanes"), "{error}");
+            assert_eq!(gate.double(2).expect_err("nor may a thread").to_string(), error);
+            // Taken in any order.
+            for turn in [3, 1, 4, 1, 5, 9, 2, 6].iter().cycle().take(57) {
+                let (n, pending) = pending.swap_remove(turn % pending.len());
+                assert_eq!(pending.wait().expect("an answer"), 2 * n);
+            }
+            assert_eq!(slow.wait().expect("an answer"), 100);
         }
-        assert_eq!(gate.begin().double(1).expect("a lane").wait().expect("an answer"), 2);
+    });
+}
+
+#[test]
+fn what_waits_for_room_is_sent_though_nobody_looks() {
+    within(60, "what_waits_for_room_is_sent_though_nobody_looks", || {
+        for signal in SIGNALS {
+            let builder = Gate::bridge().signal(signal).concurrent_callers(1).pending_calls(2);
+            let gate = builder.start().expect("the bridge starts");
+            let mut pending: Vec<_> = (0..200).map(|n| gate.begin().repeat("text", n)).collect();
+            // The last one tells that all the others have been sent and answered.
+            let last = pending.pop().expect("as many as were begun");
+            assert_eq!(last.wait().expect("an answer").len(), 4 * 199);
+            for (n, pending) in pending.iter_mut().enumerate() {
+                assert_eq!(pending.poll().expect("it came before the last").expect("an answer"), "text".repeat(n));
+            }
+        }
     });
 }
 
@@ -130,8 +181,8 @@ fn a_call_given_up_frees_its_lane_and_no_one_gets_its_result() {
         for signal in SIGNALS {
             let gate = gate(signal);
             for n in 0..200 {
-                drop(gate.begin().sleep(n % 2).expect("a lane"));
-                assert_eq!(gate.begin().double(n).expect("a lane").wait().expect("an answer"), 2 * n);
+                drop(gate.begin().sleep(n % 2));
+                assert_eq!(gate.begin().double(n).wait().expect("an answer"), 2 * n);
                 assert_eq!(gate.double(n + 1).expect("an answer"), 2 * n + 2);
             }
         }
@@ -139,23 +190,148 @@ fn a_call_given_up_frees_its_lane_and_no_one_gets_its_result() {
 }
 
 #[test]
-fn a_poll_does_not_wait_behind_a_call_that_was_given_up() {
-    within(60, "a_poll_does_not_wait_behind_a_call_that_was_given_up", || {
+fn a_call_dropped_before_it_starts_never_runs() {
+    within(60, "a_call_dropped_before_it_starts_never_runs", || {
         for signal in SIGNALS {
-            let gate =
-                Gate::bridge().signal(signal).workers(2).concurrent_callers(2).start().expect("the bridge starts");
-            // Lane by lane, so that the abandoned call and the next share one.
-            let other = gate.begin().double(1).expect("a lane");
-            drop(gate.begin().sleep(30).expect("a lane"));
-            let mut pending = gate.begin().pass(5).expect("a lane");
-            for _ in 0..20 {
-                std::thread::sleep(Duration::from_millis(5));
-                assert!(pending.poll().is_none(), "the gate is shut");
-            }
-            drop(other);
-            gate.open().expect("an answer");
-            assert_eq!(poll_until(&mut pending).expect("an answer"), 5);
+            let builder = Gate::bridge().signal(signal).concurrent_callers(2).pending_calls(2);
+            let gate = builder.start().expect("the bridge starts");
+            let running = gate.begin().count_and_sleep(100);
+            std::thread::sleep(Duration::from_millis(50));
+            // Some on lanes, some waiting for room.
+            drop((0..20).map(|_| gate.begin().count_and_sleep(0)).collect::<Vec<_>>());
+            assert_eq!(running.wait(), Ok(1));
+            assert_eq!(gate.counted(), Ok(1), "{signal:?}");
         }
+    });
+}
+
+#[test]
+fn a_cancelled_call_says_whether_it_had_started_and_keeps_its_word() {
+    within(120, "a_cancelled_call_says_whether_it_had_started_and_keeps_its_word", || {
+        for signal in SIGNALS {
+            let gate = Gate::bridge().signal(signal).start().expect("the bridge starts");
+            let (mut may_have_run, mut not_started) = (0, 0);
+            for round in 0..3000u64 {
+                let pending = gate.begin().count_and_sleep(0);
+                (0..round % 64).for_each(|_| std::hint::spin_loop());
+                match pending.cancel() {
+                    Started::No => not_started += 1,
+                    Started::Yes => may_have_run += 1,
+                    Started::Unknown => panic!("this kernel can tell"),
+                }
+            }
+            let ran = gate.counted().expect("an answer");
+            println!("{signal:?}: {ran} ran, {may_have_run} may have, {not_started} did not start");
+            assert!(ran <= may_have_run && may_have_run + not_started == 3000);
+        }
+    });
+}
+
+#[test]
+fn a_method_learns_that_its_call_is_cancelled() {
+    within(60, "a_method_learns_that_its_call_is_cancelled", || {
+        for signal in SIGNALS {
+            let gate = gate(signal);
+            for way in 0..3 {
+                let pending = gate.begin().until_cancelled();
+                std::thread::sleep(Duration::from_millis(20));
+                match way {
+                    0 => drop(pending),
+                    1 => assert_eq!(pending.cancel(), Started::Yes),
+                    _ => {
+                        let late = gate.with_timeout(Duration::from_millis(50)).until_cancelled();
+                        assert!(matches!(late, Err(CallError::TimedOut { started: Started::Yes, .. })), "{late:?}");
+                        drop(pending);
+                    }
+                }
+                // Two workers: both are free again.
+                assert_eq!((gate.double(1), gate.double(2), gate.double(3)), (Ok(2), Ok(4), Ok(6)));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_method_knows_its_deadline_and_its_caller() {
+    within(60, "a_method_knows_its_deadline_and_its_caller", || {
+        let gate = gate(Signal::Futex);
+        assert_eq!(gate.left(), Ok(None));
+        for (left, given) in [
+            (gate.with_timeout(Duration::from_secs(100)).left(), 100_000),
+            (gate.with_timeout(Duration::from_secs(7)).begin().left().wait(), 7_000),
+        ] {
+            let left = left.expect("an answer").expect("a deadline");
+            assert!((given - 5_000..=given).contains(&left), "{left} of {given}");
+        }
+        assert_eq!(gate.left(), Ok(None), "the next call has none");
+        assert_eq!(gate.caller(), Ok(Some(std::process::id())));
+        assert_eq!(
+            (callgate::call::deadline(), callgate::call::caller(), callgate::call::is_cancelled()),
+            (None, None, false)
+        );
+    });
+}
+
+#[test]
+fn a_wait_for_a_certain_time_leaves_the_call_alone() {
+    within(60, "a_wait_for_a_certain_time_leaves_the_call_alone", || {
+        for signal in SIGNALS {
+            let gate = gate(signal);
+            let (mut first, mut second) = (gate.begin().pass(1), gate.begin().repeat("large", 100_000));
+            for _ in 0..3 {
+                let begin = Instant::now();
+                assert!(first.wait_timeout(Duration::from_millis(20)).is_none());
+                assert!(begin.elapsed() >= Duration::from_millis(20));
+            }
+            let large = second.wait_timeout(Duration::from_secs(20)).expect("it is there").expect("an answer");
+            assert_eq!(large.len(), 500_000);
+            gate.open().expect("an answer");
+            assert_eq!(first.wait_timeout(Duration::from_secs(20)), Some(Ok(1)));
+        }
+    });
+}
+
+#[test]
+fn threads_that_wait_for_calls_of_one_lane_all_get_theirs() {
+    within(120, "threads_that_wait_for_calls_of_one_lane_all_get_theirs", || {
+        for signal in SIGNALS {
+            let builder = Gate::bridge().signal(signal).concurrent_callers(1).pending_calls(8);
+            let gate = &builder.start().expect("the bridge starts");
+            std::thread::scope(|scope| {
+                for thread in 0..6u64 {
+                    scope.spawn(move || {
+                        for round in 0..300 {
+                            let n = thread * 1000 + round;
+                            let (first, mut second) = (gate.begin().double(n), gate.begin().double(n + 1));
+                            match round % 3 {
+                                0 => assert_eq!(gate.double(n + 2), Ok(2 * n + 4)),
+                                1 => drop(gate.begin().repeat("dropped", 100)),
+                                _ => drop(second.wait_timeout(Duration::from_micros(round))),
+                            }
+                            if round % 3 != 2 {
+                                assert_eq!(second.wait(), Ok(2 * n + 2));
+                            }
+                            assert_eq!(first.wait(), Ok(2 * n));
+                        }
+                    });
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_call_that_outlives_its_cancellation_costs_the_child_its_life_if_asked() {
+    within(60, "a_call_that_outlives_its_cancellation_costs_the_child_its_life_if_asked", || {
+        let builder = Gate::bridge().kill_after(Duration::from_millis(20)).workers(2);
+        let gate = builder.start().expect("the bridge starts");
+        gate.begin().until_cancelled().cancel();
+        assert_eq!(gate.double(1), Ok(2), "a call that ends by itself costs nothing");
+        let (stuck, other) = (gate.begin().pass(1), gate.begin().pass(2));
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(stuck.cancel(), Started::Yes);
+        let error = other.wait().expect_err("the child is killed").to_string();
+        assert!(error.contains("`Gate::pass` had outlived"), "{error}");
     });
 }
 
@@ -174,13 +350,14 @@ impl Halve for Gate {
 fn the_first_call_of_a_trait_does_not_wait_either() {
     within(60, "the_first_call_of_a_trait_does_not_wait_either", || {
         let gate = Gate::bridge().concurrent_callers(2).pending_calls(2).start().expect("the bridge starts");
-        let first = gate.begin().sleep(50).expect("a lane");
-        let second = gate.begin().halve(10).expect("a lane");
-        let error = gate.begin().halve(10).expect_err("no lane is left").to_string();
-        assert!(error.contains("all 2 lanes"), "{error}");
-        assert_eq!((first.wait().expect("an answer"), second.wait().expect("an answer")), (50, 5));
+        let first = gate.begin().sleep(50);
+        let halves: Vec<_> = (0..20).map(|n| gate.begin().halve(n)).collect();
+        assert_eq!(first.wait(), Ok(50));
+        for (n, half) in halves.into_iter().enumerate() {
+            assert_eq!(half.wait(), Ok(n as u64 / 2));
+        }
         assert_eq!(Halve::halve(&gate, 8), 4);
-        assert_eq!(gate.begin().halve(6).expect("a lane").wait().expect("an answer"), 3);
+        assert_eq!(gate.begin().halve(6).wait().expect("an answer"), 3);
     });
 }
 
@@ -188,10 +365,12 @@ fn the_first_call_of_a_trait_does_not_wait_either() {
 fn beginning_does_not_wait_for_room() {
     within(60, "beginning_does_not_wait_for_room", || {
         let gate = Gate::bridge().concurrent_callers(1).pending_calls(2).start().expect("the bridge starts");
-        drop(gate.begin().sleep(200).expect("a lane"));
-        let error = gate.begin().double(1).expect_err("the child has not even answered the call before").to_string();
-        assert!(error.contains("`Gate::double`"), "{error}");
-        assert!(eventually(20, "room", || gate.begin().double(1).is_ok()));
+        let slow = gate.begin().sleep(200);
+        let pending: Vec<_> = (0..100).map(|n| gate.begin().double(n)).collect();
+        assert_eq!(slow.wait(), Ok(200));
+        for (n, pending) in pending.into_iter().enumerate() {
+            assert_eq!(pending.wait(), Ok(2 * n as u64));
+        }
     });
 }
 
@@ -199,7 +378,7 @@ fn beginning_does_not_wait_for_room() {
 fn who_waits_for_a_lane_hears_of_the_childs_death() {
     within(60, "who_waits_for_a_lane_hears_of_the_childs_death", || {
         let gate = Gate::bridge().concurrent_callers(1).start().expect("the bridge starts");
-        let pending = gate.begin().pass(1).expect("a lane");
+        let pending = gate.begin().pass(1);
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| gate.double(1));
             std::thread::sleep(Duration::from_millis(50));
@@ -214,7 +393,8 @@ fn who_waits_for_a_lane_hears_of_the_childs_death() {
 fn a_fork_neither_takes_a_pending_result_nor_gives_it_up() {
     within(60, "a_fork_neither_takes_a_pending_result_nor_gives_it_up", || {
         let gate = gate(Signal::EventFd);
-        let mut pending = gate.begin().pass(3).expect("a lane");
+        rings(&gate, Duration::ZERO);
+        let mut pending = gate.begin().pass(3);
         gate.clear_doorbell();
         assert!(pending.poll().is_none());
         // SAFETY: the fork calls nothing but callgate and `_exit`; the allocator is glibc's, which is usable in a fork.
@@ -243,7 +423,7 @@ fn the_timeout_counts_from_the_beginning() {
             let builder = Gate::bridge().signal(signal).timeout(Duration::from_millis(100));
             let gate = builder.start().expect("the bridge starts");
             let begin = Instant::now();
-            let mut pending = gate.begin().pass(1).expect("a call sent");
+            let mut pending = gate.begin().pass(1);
             let error = poll_until(&mut pending).expect_err("too late");
             assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
             assert!(begin.elapsed() >= Duration::from_millis(100));
@@ -257,11 +437,11 @@ fn a_death_ends_pending_calls() {
     within(60, "a_death_ends_pending_calls", || {
         for signal in SIGNALS {
             let gate = gate(signal);
-            let (mut waits, exits) = (gate.begin().pass(1).expect("a lane"), gate.begin().exit().expect("a lane"));
+            let (mut waits, exits) = (gate.begin().pass(1), gate.begin().exit());
             let error = exits.wait().expect_err("the child is gone");
             assert!(matches!(error, CallError::Died { started: Started::Yes, .. }), "{error}");
             assert!(matches!(poll_until(&mut waits), Err(CallError::Died { .. })));
-            assert!(gate.begin().double(1).is_err());
+            assert!(gate.begin().double(1).wait().is_err());
         }
     });
 }
@@ -269,9 +449,10 @@ fn a_death_ends_pending_calls() {
 #[test]
 fn the_doorbell_rings_for_every_call_whose_poll_found_nothing() {
     within(120, "the_doorbell_rings_for_every_call_whose_poll_found_nothing", || {
-        let gate = gate(Signal::EventFd);
+        let gate = gate(Signal::Futex);
+        rings(&gate, Duration::ZERO);
         for round in 0..2000u64 {
-            let mut pending: Vec<_> = (0..3).map(|n| (n, gate.begin().double(round + n).expect("a lane"))).collect();
+            let mut pending: Vec<_> = (0..3).map(|n| (n, gate.begin().double(round + n))).collect();
             // The loop of a program that sleeps until the doorbell rings: if a ring is lost, the sleep never ends.
             loop {
                 gate.clear_doorbell();
@@ -294,18 +475,22 @@ fn the_doorbell_rings_for_every_call_whose_poll_found_nothing() {
 #[test]
 fn the_doorbell_is_quiet_while_nothing_happens_and_rings_at_the_end() {
     within(60, "the_doorbell_is_quiet_while_nothing_happens_and_rings_at_the_end", || {
-        let gate = gate(Signal::EventFd);
+        let gate = gate(Signal::Futex);
+        rings(&gate, Duration::ZERO);
         assert_eq!(gate.double(1).expect("an answer"), 2);
-        let mut pending = gate.begin().pass(1).expect("a lane");
+        let mut pending = gate.begin().pass(1);
         gate.clear_doorbell();
         assert!(pending.poll().is_none());
         assert!(!rings(&gate, Duration::from_millis(50)), "nothing has happened");
         gate.open().expect("an answer");
         assert!(rings(&gate, Duration::from_secs(20)), "the call has been answered");
         assert_eq!(poll_until(&mut pending).expect("an answer"), 1);
-        gate.kill();
+        let mut pending = gate.begin().until_cancelled();
         gate.clear_doorbell();
+        assert!(pending.poll().is_none());
+        gate.kill();
         assert!(rings(&gate, Duration::from_secs(20)), "the child has ended");
+        assert!(matches!(pending.poll(), Some(Err(CallError::Stopped { .. }))));
     });
 }
 
@@ -313,7 +498,7 @@ fn the_doorbell_is_quiet_while_nothing_happens_and_rings_at_the_end() {
 #[should_panic(expected = "can be taken once")]
 fn a_result_is_taken_once() {
     let gate = gate(Signal::Futex);
-    let mut pending = gate.begin().double(1).expect("a lane");
+    let mut pending = gate.begin().double(1);
     assert_eq!(poll_until(&mut pending).expect("an answer"), 2);
     let _ = pending.poll();
 }

@@ -17,6 +17,7 @@ const LIBRARY: &[&str] =
 /// The only places with `unsafe`, apart from the attribute in `test_support!`.
 const UNSAFE: &[&str] = &[
     "crates/os/src/",
+    "crates/engine/src/gate.rs",
     "crates/engine/src/trusted.rs",
     "crates/transport/src/archive.rs",
     "crates/transport/src/arena.rs",
@@ -34,6 +35,7 @@ const UNSAFE: &[&str] = &[
     "crates/transport/src/validator/root_type.rs",
     "crates/transport/src/validator/validate.rs",
     "crates/transport/src/viewable.rs",
+    "crates/transport/src/written_frame.rs",
     "src/child.rs",
     "src/codegen.rs",
     "src/trust_child.rs",
@@ -51,8 +53,6 @@ const ATOMICS: &[&str] = &[
     "crates/engine/src/last_words.rs",
     // When the watcher must next look for idle memory: a process-local word.
     "crates/engine/src/reclaim.rs",
-    // A compiler fence, which loom lacks.
-    "crates/engine/src/lane/callee.rs",
     // Counters of tests that do not run under loom.
     "crates/engine/src/pair/tests.rs",
     // Counters and numbers of callbacks: process-local words.

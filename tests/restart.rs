@@ -359,14 +359,14 @@ fn a_pending_call_is_not_made_again() {
     within(PATIENCE, "a_pending_call_is_not_made_again", || {
         let (counts, gate) = (Counts::new(), Gate::new());
         let tally = counts.tally().restart(always()).start().expect("the bridge starts");
-        let dying = tally.begin().die_at(&gate.path()).expect("it is sent");
+        let dying = tally.begin().die_at(&gate.path());
         gate.wait_for_child();
-        let waiting = tally.begin().count_any_number_of_times(1).expect("it is sent");
+        let waiting = tally.begin().count_any_number_of_times(1);
         gate.open();
         assert!(matches!(dying.wait(), Err(CallError::Died { started: Started::Yes, .. })));
         assert!(matches!(waiting.wait(), Err(CallError::Died { started: Started::No, .. })));
         wait_for(&tally, 1);
-        assert_eq!((counts.of(1), tally.begin().count(2).and_then(|pending| pending.wait())), (0, Ok(1)));
+        assert_eq!((counts.of(1), tally.begin().count(2).wait()), (0, Ok(1)));
     });
 }
 
@@ -414,7 +414,7 @@ fn calls_fail_at_once_while_there_is_no_child() {
         let pid = kill_child_of(&tally);
         assert!(eventually(60, "its end", || !tally.is_alive()));
         for outcome in
-            [tally.count(1).map(|_| ()), tally.begin().count(1).map(|_| ()), tally.view().calls().map(|_| ())]
+            [tally.count(1).map(|_| ()), tally.begin().count(1).wait().map(|_| ()), tally.view().calls().map(|_| ())]
         {
             match outcome.expect_err("there is no child") {
                 CallError::Down { pid: found, exit, restarting: true, .. } => {
@@ -565,10 +565,10 @@ fn fault_35_after_a_hang_the_next_call_is_answered_by_another_child() {
             ("a view", |tally| timed_out(tally.with_timeout(SHORT).view().spin_for_text().map(|_| ()))),
             ("a method that may run again", |tally| timed_out(tally.with_timeout(SHORT).spin_for_text())),
             ("a pending call", |tally| {
-                timed_out(tally.with_timeout(SHORT).begin().spin().expect("a lane").wait());
+                timed_out(tally.with_timeout(SHORT).begin().spin().wait());
             }),
             ("a pending call that nobody asks for", |tally| {
-                std::mem::forget(tally.with_timeout(SHORT).begin().spin().expect("a lane"));
+                std::mem::forget(tally.with_timeout(SHORT).begin().spin());
                 std::thread::sleep(SHORT);
             }),
             ("a child that was stopped", |tally| {
@@ -624,7 +624,7 @@ fn fault_35_who_loses_a_call_to_another_ones_hang_or_to_a_restart_is_told_so() {
             .restart(Restart::on_failure())
             .start()
             .expect("the bridge starts");
-        let innocent = tally.begin().wait_at(&gate.path()).expect("a lane");
+        let innocent = tally.begin().wait_at(&gate.path());
         gate.wait_for_child();
         timed_out(tally.with_timeout(SHORT).spin());
         let told = |outcome: Result<(), CallError>, expected: &str| {
@@ -641,7 +641,7 @@ fn fault_35_who_loses_a_call_to_another_ones_hang_or_to_a_restart_is_told_so() {
         // A deferred call does not wait for the next child.
         wait_for(&tally, 1);
         let gate = Gate::new();
-        let innocent = tally.begin().wait_at(&gate.path()).expect("a lane");
+        let innocent = tally.begin().wait_at(&gate.path());
         gate.wait_for_child();
         assert_eq!(tally.restart(), Ok(()));
         told(innocent.wait(), "the bridge was told to restart");
@@ -831,7 +831,7 @@ fn fault_35_a_restart_that_is_asked_for_comes_at_once_whatever_the_child_is_at()
         let tally = tally.on_death(move |death| drop(sender.send(death.clone()))).start().expect("the bridge starts");
         for generation in 1..=4 {
             let (before, gate) = (tally.child_pid(), Gate::new());
-            let pending = tally.begin().wait_at(&gate.path()).expect("a lane");
+            let pending = tally.begin().wait_at(&gate.path());
             gate.wait_for_child();
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(|| tally.count(generation));
@@ -938,7 +938,7 @@ fn a_bridge_that_was_stopped_or_killed_stays_so() {
             let tally =
                 counts.tally().restart(always().spare(true).calls_wait(true)).start().expect("the bridge starts");
             stop(&tally);
-            for outcome in [tally.calls().map(|_| ()), tally.begin().calls().map(|_| ())] {
+            for outcome in [tally.calls().map(|_| ()), tally.begin().calls().wait().map(|_| ())] {
                 assert!(matches!(outcome, Err(CallError::Stopped { started: Started::No, .. })), "{outcome:?}");
             }
             assert_eq!((tally.generation(), tally.is_alive()), (0, false));

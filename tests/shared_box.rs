@@ -315,8 +315,8 @@ fn what_was_lent_to_a_call_that_has_begun_arrives_as_it_was() {
             for (what, way) in [("dropped", dropped), ("written to", written)] {
                 // The child is busy while the box is lent, and while it is dropped or written to.
                 let bytes = make();
-                let slow = desk.begin().slow_make(0, 100).expect("a call sent");
-                let sum = desk.begin().sum_of_lent(&bytes).expect("a call sent");
+                let slow = desk.begin().slow_make(0, 100);
+                let sum = desk.begin().sum_of_lent(&bytes);
                 let left = way(bytes);
                 drop(slow.wait().expect("a box"));
                 assert_eq!(sum.wait(), Ok(LEN as u64), "{origin}, {what}");
@@ -526,7 +526,7 @@ fn a_child_that_is_slow_to_read_is_waited_for() {
             }
             let error = error.to_string();
             assert!(error.contains("control socket") || error.contains("the child did not read"), "{error}");
-            let error = desk.begin().sum(elsewhere()).expect_err("it does not wait").to_string();
+            let error = desk.begin().sum(elsewhere()).wait().expect_err("it does not wait").to_string();
             assert!(error.contains("300000 bytes") && error.contains("control socket"), "{error}");
 
             let boxes = std::thread::scope(|scope| {

@@ -1,4 +1,5 @@
-//! Promise: a bridge works the same whatever wakes its sleeping sides. `doorbell_fd` tells an epoll loop of replies and of the end. A hostile child
+//! Promise: a bridge works the same whatever wakes its sleeping sides. Its descriptor tells an epoll loop of replies, deadlines and
+//! the end. A hostile child
 //! can do no more to the eventfds that it shares with its parent than slow it down.
 //!
 //! The hostile service knows only what an attacker would know: it finds the eventfds in `/proc/self/fd`.
@@ -102,9 +103,8 @@ const SIGNALS: [Signal; 2] = [Signal::Futex, Signal::EventFd];
 
 /// Whether the bridge's descriptor becomes readable within `ms`.
 fn is_rung(bridge: &Bridge<Guest>, ms: i64) -> bool {
-    let descriptor = bridge.doorbell_fd().expect("a bridge with eventfds has one");
     let timeout = Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
-    poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&timeout)).expect("a poll") > 0
+    poll(&mut [PollFd::new(bridge, PollFlags::IN)], Some(&timeout)).expect("a poll") > 0
 }
 
 #[test]
@@ -163,34 +163,35 @@ fn the_child_has_an_eventfd_for_each_lane_and_no_other_descriptor_of_the_parents
         for lanes in [1, 8, 64] {
             let bridge =
                 Guest::bridge().signal(Signal::EventFd).concurrent_callers(lanes).start().expect("the bridge starts");
-            assert_eq!(bridge.eventfds(), Ok(lanes as usize));
+            assert_eq!(bridge.eventfds(), Ok(lanes as usize + 1), "one for each lane, and the ring");
             let descriptors = support::open_descriptors(bridge.child_pid());
             assert!(!descriptors.iter().any(|name| name.contains("eventpoll")), "{descriptors:?}");
         }
-        assert_eq!(start(Signal::Futex).eventfds(), Ok(0));
+        assert_eq!(start(Signal::Futex).eventfds(), Ok(1), "the ring");
     });
 }
 
 #[test]
-fn the_descriptor_tells_of_a_reply_and_of_the_end() {
-    within(60, "the_descriptor_tells_of_a_reply_and_of_the_end", || {
-        assert!(start(Signal::Futex).doorbell_fd().is_none());
-        let bridge = start(Signal::EventFd);
-        assert!(bridge.doorbell_fd().is_some_and(|fd| {
-            rustix::io::fcntl_getfd(fd.as_fd()).is_ok_and(|flags| flags.contains(rustix::io::FdFlags::CLOEXEC))
-        }));
-        // While the caller sleeps, a second thread hears the ring that wakes it or, at the latest, finds the call answered.
-        let heard = std::thread::scope(|scope| {
-            let listening = scope.spawn(|| (0..50).any(|_| is_rung(&bridge, 100)));
-            while !listening.is_finished() {
-                assert_eq!(bridge.add_slowly(1, 2), Ok(2));
-            }
-            listening.join().expect("the listener")
-        });
-        assert!(heard, "no ring in 50 times 100 ms of parked calls");
-        bridge.kill();
-        assert!(is_rung(&bridge, 10_000), "the end");
-        assert!(is_rung(&bridge, 0), "it stays");
+fn the_descriptor_tells_of_a_reply_a_deadline_and_the_end() {
+    within(60, "the_descriptor_tells_of_a_reply_a_deadline_and_the_end", || {
+        for signal in SIGNALS {
+            let bridge = start(signal);
+            let flags = rustix::io::fcntl_getfd(bridge.as_fd()).expect("its flags");
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            let mut pending = bridge.begin().add_slowly(1, 100);
+            assert!(pending.poll().is_none() && !is_rung(&bridge, 0));
+            assert!(is_rung(&bridge, 10_000), "the reply");
+            bridge.clear_doorbell();
+            assert_eq!((pending.poll(), is_rung(&bridge, 50)), (Some(Ok(2)), false), "{signal:?}");
+            let mut late = bridge.with_timeout(Duration::from_millis(50)).begin().add_slowly(1, 300);
+            assert!(late.poll().is_none() && is_rung(&bridge, 10_000), "its time is over");
+            bridge.clear_doorbell();
+            assert!(matches!(late.poll(), Some(Err(CallError::TimedOut { .. }))));
+            let mut lost = bridge.begin().add_slowly(1, 10_000);
+            assert!(lost.poll().is_none());
+            bridge.kill();
+            assert!(is_rung(&bridge, 10_000) && matches!(lost.poll(), Some(Err(CallError::Stopped { .. }))), "the end");
+        }
     });
 }
 
@@ -229,8 +230,12 @@ fn child_switches(pid: u32) -> i64 {
 /// Makes calls with short timeouts through a bridge whose child is damaged for good. Each call must end, with any result. Calls through the
 /// parent's other bridges must be answered.
 fn survives(what: &str, harm: impl Fn(&Bridge<Guest>)) {
+    SIGNALS.into_iter().for_each(|signal| survives_by(signal, what, &harm));
+}
+
+fn survives_by(signal: Signal, what: &str, harm: impl Fn(&Bridge<Guest>)) {
     within(60, what, || {
-        let (bridge, other) = (start(Signal::EventFd), start(Signal::EventFd));
+        let (bridge, other) = (start(signal), start(signal));
         harm(&bridge);
         for n in 0..20 {
             let patience = Duration::from_millis(100);
@@ -242,6 +247,10 @@ fn survives(what: &str, harm: impl Fn(&Bridge<Guest>)) {
                 assert!(begun.elapsed() >= patience);
             }
             assert_eq!(other.add(n), Ok(n + 1), "{what}");
+            let pending = bridge.with_timeout(patience).begin().add(n);
+            let answer = pollster::block_on(pending);
+            assert!(matches!(answer, Ok(_) | Err(CallError::TimedOut { .. })), "{what}: {answer:?}");
+            assert_eq!(pollster::block_on(other.begin().add(n)), Ok(n + 1), "{what}");
         }
         let pid = bridge.child_pid();
         bridge.kill();
@@ -296,6 +305,26 @@ fn a_flood_does_not_make_the_parent_poll() {
     bridge.kill();
 }
 
+/// Rings for which there is no reason count like messages, of which a child may send few.
+#[test]
+fn rings_without_reason_cost_the_parent_little() {
+    const NAME: &str = "rings_without_reason_cost_the_parent_little";
+    let Some(_) = role() else { return within(60, NAME, || support::play(NAME, "rung")) };
+    for signal in SIGNALS {
+        let bridge = start(signal);
+        bridge.flood().expect("an answer");
+        let time = || {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+            Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+        };
+        let (before, begun) = (time(), Instant::now());
+        std::thread::sleep(Duration::from_secs(1));
+        let (spent, took) = (time() - before, begun.elapsed());
+        assert!(spent < took / 4, "{signal:?}: {spent:?} of {took:?}");
+        bridge.kill();
+    }
+}
+
 // ---- the environment -----------------------------------------------------------------------------------------------
 
 #[test]
@@ -326,8 +355,8 @@ fn the_environment_chooses_the_default() {
         }
         Some(name) => {
             let bridge = Guest::bridge().start().expect("the bridge starts");
-            assert_eq!(bridge.doorbell_fd().is_some(), name == "eventfd");
-            assert!(start(Signal::Futex).doorbell_fd().is_none());
+            assert_eq!(bridge.eventfds(), Ok(if name == "eventfd" { 9 } else { 1 }));
+            assert_eq!(start(Signal::Futex).eventfds(), Ok(1));
         }
     }
 }

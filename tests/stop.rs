@@ -533,15 +533,15 @@ fn fault_47_drop_does_not_wait_for_calls_under_way() {
     within(PATIENCE, "drop among calls", || {
         is_dropped_at_once("pending calls", || {
             let (desk, gate) = (Desk::with(hasty), Gate::new());
-            let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
+            let running = desk.diary.begin().add_at(&gate.path(), 1);
             gate.wait_for_child();
-            let waiting = desk.diary.begin().add(1).expect("a lane");
+            let waiting = desk.diary.begin().add(1);
             (desk, (running, waiting, gate))
         });
         is_dropped_at_once("a thread with a supervisor", || {
             let (desk, gate) =
                 (Desk::with(|builder| hasty(builder).restart(Restart::on_death()).on_death(|_| {})), Gate::new());
-            let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
+            let running = desk.diary.begin().add_at(&gate.path(), 1);
             gate.wait_for_child();
             (desk, (running, gate))
         });
@@ -573,9 +573,9 @@ fn fault_47_a_dropped_child_does_what_it_was_sent_and_drops_its_service() {
             let builder = Diary::bridge(&dir.file("diary")).workers(workers).concurrent_callers(6);
             let diary = builder.stop_grace(Duration::from_secs(60)).start().expect("the bridge starts");
             let (pid, gate) = (diary.child_pid(), Gate::new());
-            let first = diary.begin().add_at(&gate.path(), 1).expect("a lane");
+            let first = diary.begin().add_at(&gate.path(), 1);
             gate.wait_for_child();
-            let others: Vec<_> = (0..5).map(|_| diary.begin().add(1).expect("a lane")).collect();
+            let others: Vec<_> = (0..5).map(|_| diary.begin().add(1)).collect();
             drop(diary);
             gate.open();
             assert!(first.wait().is_ok());
@@ -639,7 +639,7 @@ fn fault_31_stop_does_not_wait_for_results_that_nobody_takes() {
     within(PATIENCE, "untaken results", || {
         for (workers, lanes) in [(1, 1), (1, 4), (2, 4)] {
             let desk = Desk::with(|builder| builder.workers(workers).concurrent_callers(lanes).stop_grace(ENDLESS));
-            let mut kept: Vec<_> = (0..lanes).map(|_| desk.diary.begin().add(1).expect("a lane")).collect();
+            let mut kept: Vec<_> = (0..lanes).map(|_| desk.diary.begin().add(1)).collect();
             std::mem::forget(kept.pop());
             assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)), "{workers} workers, {lanes} lanes");
             assert_eq!(desk.written(), Some(lanes.to_string()), "the service was dropped");
@@ -654,9 +654,9 @@ fn fault_31_stop_does_not_wait_for_results_that_nobody_takes() {
 fn fault_31_stop_answers_what_was_sent_and_waits_for_it() {
     within(PATIENCE, "unanswered results", || {
         let (desk, gate) = (Desk::with(|builder| builder.concurrent_callers(2).stop_grace(ENDLESS)), Gate::new());
-        let running = desk.diary.begin().add_at(&gate.path(), 1).expect("a lane");
+        let running = desk.diary.begin().add_at(&gate.path(), 1);
         gate.wait_for_child();
-        let waiting = desk.diary.begin().add(2).expect("a lane");
+        let waiting = desk.diary.begin().add(2);
         std::thread::scope(|scope| {
             let stop = scope.spawn(|| desk.diary.stop());
             assert!(eventually(30, "the bridge is being stopped", || !desk.diary.is_alive()));
@@ -671,7 +671,7 @@ fn fault_31_stop_answers_what_was_sent_and_waits_for_it() {
 fn fault_31_stop_does_not_wait_for_large_results_boxes_and_views() {
     within(PATIENCE, "large results", || {
         let desk = Desk::with(|builder| builder.concurrent_callers(4).stop_grace(ENDLESS));
-        let large = desk.diary.begin().blank(3 << 20).expect("a lane");
+        let large = desk.diary.begin().blank(3 << 20);
         let view = desk.diary.view().blank(1 << 20).expect("an answer");
         let kept = SharedBox::copied_in(&desk.diary, &[1u8; 1 << 20]).expect("memory");
         assert_eq!(desk.diary.stop(), Ok(Exit::Code(0)));
@@ -685,7 +685,7 @@ fn fault_31_a_panic_in_the_destructor_is_told_whoever_has_the_lanes() {
         let dir = TempDir::new();
         let diary = Diary::bridge(&dir.file("none/diary")).concurrent_callers(1).stderr(Output::null());
         let diary = diary.stop_grace(ENDLESS).start().expect("the bridge starts");
-        let _untaken = diary.begin().add(1).expect("a lane");
+        let _untaken = diary.begin().add(1);
         assert!(matches!(diary.stop(), Err(CallError::Panicked { .. })), "there is no such directory");
         assert_eq!(diary.stop(), Ok(Exit::Code(101)));
     });

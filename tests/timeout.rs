@@ -298,22 +298,36 @@ fn timeout_reads_as_a_sentence() {
 #[test]
 fn fault_31_a_timeout_says_what_was_waited_for() {
     within(PATIENCE, "what was waited for", || {
-        let slow = Slow::bridge().concurrent_callers(2).start().expect("the bridge starts");
+        let builder = Slow::bridge().concurrent_callers(2).pending_calls(2).queue(2, 1000);
+        let (slow, gate) = (builder.start().expect("the bridge starts"), Gate::new());
         let pid = slow.child_pid();
-        // These calls are answered but their results are not taken: the child is idle.
-        let _untaken: Vec<_> = (0..2).map(|_| slow.begin().done().expect("a lane")).collect();
-        let error = slow.with_timeout(SHORT).done().expect_err("no lane is left");
-        assert!(matches!(error, CallError::TimedOut { awaited: Awaited::Lane { lanes: 2 }, .. }), "{error:?}");
+        // Results that nobody takes hold up nothing.
+        let untaken: Vec<_> = (0..20).map(|_| slow.begin().done()).collect();
+        assert_eq!(slow.with_timeout(SHORT).done(), slow.done());
+        let _full: Vec<_> = (0..4).map(|_| slow.begin().echo_at(&gate.path(), &[])).collect();
+        let error = slow.with_timeout(SHORT).done().expect_err("no lane has room");
+        let awaited = Awaited::Lane { lanes: 2 };
+        assert!(
+            matches!(error, CallError::TimedOut { awaited: at, started: Started::No, .. } if at == awaited),
+            "{error:?}"
+        );
         assert_eq!(
             error.to_string(),
             format!(
-                "call `Slow::done` failed: no lane to child {pid} was free within 300ms: all 2 are in use, by calls that other \
-                 threads wait in or by results that nobody has taken (take or drop `Pending`s, or give the bridge more with \
-                 Builder::concurrent_callers); the call had not started"
+                "call `Slow::done` failed: no lane to child {pid} was free within 300ms: all 2 are full of calls that have not been answered; \
+                 the call had not started"
             )
         );
-        let error = slow.begin().done().expect_err("no lane is left").to_string();
-        assert!(error.contains("`Pending`s whose results have not been taken"), "{error}");
+        let _waiting: Vec<_> = (0..2).map(|_| slow.begin().done()).collect();
+        let error = slow.begin().done().wait().expect_err("nor has the queue");
+        assert!(matches!(error, CallError::Busy { lanes: 2, calls: 2, bytes: 1000, .. }), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            "call `Slow::done` failed: all 2 lanes to the child are full, and 2 calls or 1000 bytes already wait for room (allow more with \
+             Builder::queue, or wait for results); the call had not started"
+        );
+        gate.open();
+        drop(untaken);
     });
 }
 
@@ -327,8 +341,8 @@ fn fault_31_a_timeout_behind_abandoned_calls_says_so() {
         let queued = short.done().expect_err("it waits behind the other");
         assert!(matches!(queued, CallError::TimedOut { awaited: Awaited::Answer, .. }), "{queued:?}");
         let error = short.done().expect_err("there is no room");
-        assert!(matches!(error, CallError::TimedOut { awaited: Awaited::Slot, .. }), "{error:?}");
-        assert!(error.to_string().contains("full of calls that were given up"), "{error}");
+        assert!(matches!(error, CallError::TimedOut { awaited: Awaited::Lane { lanes: 1 }, .. }), "{error:?}");
+        assert!(error.to_string().contains("full of calls that have not been answered"), "{error}");
         gate.open();
         assert_eq!(slow.done(), Ok(1));
     });

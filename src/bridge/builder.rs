@@ -11,6 +11,8 @@ use super::restart::{Death, Event, Restart};
 use super::supervisor::Hook;
 use crate::child::EntryFn;
 use crate::spawn::{Launch, Output, TerminalSignals};
+use callgate_engine::caller::QueueLimits;
+use callgate_engine::overdue::Grace;
 use callgate_engine::saved_args::SavedArgs;
 use callgate_engine::service::{Method, Service};
 #[cfg(feature = "sandbox")]
@@ -79,6 +81,8 @@ pub struct Builder<T> {
     timeout: Option<Duration>,
     start_timeout: Duration,
     stop_grace: Duration,
+    kill_after: Option<Grace>,
+    queue: QueueLimits,
     wait: Wait,
     workers: u32,
     /// Entry point of a child that runs this same program.
@@ -110,6 +114,8 @@ impl<T: Service> Builder<T> {
             timeout: None,
             start_timeout: START_TIMEOUT,
             stop_grace: STOP_GRACE,
+            kill_after: None,
+            queue: QueueLimits::DEFAULT,
             wait: Wait::default(),
             workers: 1,
             entry: entry::one_worker::<T>,
@@ -130,8 +136,7 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// How many threads can be in a call at the same time, 1 to 64; further threads wait. Each caller uses a lane (the engine's term) of its
-    /// own. A value whose own `Serialize` or `Deserialize` calls the same bridge needs a second lane. Must be at least
+    /// For how many calls that threads wait in there is a lane (the engine's term) each, 1 to 64; further ones share lanes. A value whose own `Serialize` or `Deserialize` calls the same bridge needs a second lane. Must be at least
     /// [`workers`](Self::workers): the lanes are divided evenly among the workers, and a lane never changes its worker. Default: 8, or the next
     /// multiple of the workers.
     pub fn concurrent_callers(mut self, callers: u32) -> Self {
@@ -182,10 +187,48 @@ impl<T: Service> Builder<T> {
         self
     }
 
-    /// How many calls of one caller can be unanswered at a time: a power of two, 2 to 4096. This is the number of slots in each ring of a lane.
-    /// Default: 32.
+    /// How many calls can be on one lane at a time, unanswered: a power of two, 2 to 4096. This is the number of slots in each ring of a lane. More
+    /// [wait](Self::queue) for room. Default: 32.
     pub fn pending_calls(mut self, calls: u32) -> Self {
         self.slots = calls;
+        self
+    }
+
+    /// How many calls may wait for room while every lane is full, and how many bytes their requests may have together. Beyond,
+    /// a call of [`Bridge::begin`](crate::Bridge::begin) fails with [`CallError::Busy`](crate::CallError::Busy), as does one that a thread would wait in.
+    /// The requests are encoded in private memory, and large ones in shared memory. Default: 16,384 calls and 16 MiB.
+    pub fn queue(mut self, calls: u32, bytes: u64) -> Self {
+        self.queue = QueueLimits { calls, bytes };
+        self
+    }
+
+    /// Kills the child if it still runs a call this long after the call has timed out, or has been [cancelled](crate::Pending::cancel) or dropped.
+    /// Other calls fail with [`CallError::Died`](crate::CallError::Died), which says why. A bridge that [restarts](Self::restart) goes on with the next
+    /// child. Default: never; with [`Restart::on_failure`], as [that](Restart::kill_after) says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::{CallError, bridge};
+    /// # use std::time::Duration;
+    /// # struct Stuck;
+    /// # #[bridge]
+    /// # impl Stuck {
+    /// #     pub fn new() -> Self { Stuck }
+    /// #     pub fn spin(&self) { loop { std::hint::spin_loop() } }
+    /// # }
+    /// # #[callgate::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let stuck = Stuck::bridge().kill_after(Duration::from_millis(20)).start()?;
+    /// let mut pending = stuck.begin().spin();
+    /// assert!(pending.wait_timeout(Duration::from_millis(50)).is_none());
+    /// pending.cancel();
+    /// assert!(matches!(stuck.spin(), Err(CallError::Died { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill_after(mut self, grace: Duration) -> Self {
+        self.kill_after = Some(Grace::Of(grace));
         self
     }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Blocking, Bridge, Deferred, InPlace};
+use super::{Blocking, Bridge, Deferred, InPlace, OneWay};
 use callgate_engine::service::{Mode, Service};
 use std::fmt;
 use std::ops::Deref;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A bridge's methods, called in the mode `M`: what [`Bridge::with_timeout`], [`Bridge::begin`] and [`Bridge::view`] return.
 pub struct Calling<'a, T: Service, M: Mode> {
-    calls: T::Calls<M>,
+    pub(super) calls: T::Calls<M>,
     bridge: &'a Bridge<T>,
     timeout: Option<Duration>,
 }
@@ -26,6 +26,12 @@ impl<'a, T: Service> Calling<'a, T, Blocking> {
     #[must_use = "it does nothing until a method is called on it"]
     pub fn begin(&self) -> Calling<'a, T, Deferred> {
         self.bridge.deferred(self.timeout)
+    }
+
+    /// Like [`Bridge::send`], with this timeout.
+    #[must_use = "it does nothing until a method is called on it"]
+    pub fn send(&self) -> Calling<'a, T, OneWay> {
+        self.bridge.one_way(self.timeout)
     }
 
     /// Like [`Bridge::view`], with this timeout.

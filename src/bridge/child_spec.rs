@@ -7,7 +7,7 @@ use super::starting_child::{StartWait, StartingChild, system};
 use crate::spawn::Launch;
 use crate::start_error::StartError;
 use callgate_engine::bridged_traits;
-use callgate_engine::caller::Caller;
+use callgate_engine::caller::{Caller, QueueLimits};
 use callgate_engine::handshake::{Entry, Hello, rkyv_format};
 use callgate_engine::link::{LinkParts, MemoryOptions};
 use callgate_engine::nest;
@@ -52,6 +52,7 @@ pub(super) struct ChildSpec<T> {
     pub(super) timeout: Option<Duration>,
     /// How to handle calls that time out; `None`: not at all.
     pub(super) lateness: Option<Lateness>,
+    pub(super) queue: QueueLimits,
     pub(super) service: PhantomData<fn() -> T>,
 }
 
@@ -84,11 +85,7 @@ impl<T: Service> ChildSpec<T> {
         let report = plan.map(|plan| plan.report(&told)).transpose().map_err(|why| starting.unusable(why))?;
         let link = starting.watched(&segment, LinkParts { memory, backing, bells, kept: report })?;
         failpoints::reach(Step::ParentWatched);
-        let caller = Caller::new::<T>(&segment, link, self.wait);
-        Ok(Arc::new(match &self.lateness {
-            Some(lateness) => caller.with_lateness(&segment, lateness.clone()),
-            None => caller,
-        }))
+        Ok(Caller::new::<T>(&segment, link, self.wait, self.lateness.clone(), self.queue))
     }
 
     /// Has the child build its service. Kills a child that fails, or that does not begin `within` this time.

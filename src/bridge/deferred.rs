@@ -1,38 +1,42 @@
-//! Calls that do not wait: the request is sent, and the result is taken later.
+//! Calls that do not wait: the request is sent, and the result is taken later, by a thread or a task.
 
 #![forbid(unsafe_code)]
 
+use super::doorbell::Doorbell;
 use super::target::Target;
-use callgate_engine::caller::Begun;
+use callgate_engine::caller::PendingCall;
 use callgate_engine::service::{Method, Mode, sealed};
 use callgate_transport::decoder::Transfer;
-use callgate_transport::error::CallError;
+use callgate_transport::doorbell::Deadline;
+use callgate_transport::error::{CallError, Started};
 use callgate_transport::request::Request;
 use std::fmt;
-use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// The mode that does not wait: a method returns a [`Pending`] as soon as its request is sent.
+/// The mode that does not wait: a method returns a [`Pending`] as soon as its request is sent, or will be sent by itself.
 #[derive(Clone)]
 pub struct Deferred {
     target: Target,
     timeout: Option<Duration>,
+    doorbell: Arc<Doorbell>,
 }
 
 impl Deferred {
-    pub(super) fn new(target: Target, timeout: Option<Duration>) -> Self {
-        Self { target, timeout }
+    pub(super) fn new(target: Target, timeout: Option<Duration>, doorbell: Arc<Doorbell>) -> Self {
+        Self { target, timeout, doorbell }
     }
 }
 
 impl sealed::Sealed for Deferred {}
 
 impl Mode for Deferred {
-    type Out<R: Transfer> = Result<Pending<R>, CallError>;
+    type Out<R: Transfer> = Pending<R>;
 
-    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<Pending<R>, CallError> {
-        let begun = self.target.begin(method, args, self.timeout)?;
-        Ok(Pending { begun: Some(begun), result: PhantomData })
+    fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Pending<R> {
+        Pending { call: self.target.begin(method, args, self.timeout), doorbell: self.doorbell.clone() }
     }
 }
 
@@ -42,51 +46,98 @@ impl fmt::Debug for Deferred {
     }
 }
 
-/// A call whose request has been sent, see [`Bridge::begin`](crate::Bridge::begin).
+/// A call that has begun, see [`Bridge::begin`](crate::Bridge::begin). A thread [waits](Self::wait) for its result, or [polls](Self::poll) for
+/// it; a task awaits it. Errors come with the result, also those of a call that could not be begun.
 ///
-/// Dropping it abandons the call: the child still runs it, and its result is dropped.
-#[must_use = "its result is lost with it"]
-pub struct Pending<R> {
-    /// `None` once the result has been taken.
-    begun: Option<Begun>,
-    result: PhantomData<fn() -> R>,
+/// Dropping it abandons the call. If it has not started by then, it never runs; one that runs goes on, and its result is dropped.
+///
+/// # Examples
+///
+/// ```
+/// # use callgate::bridge;
+/// # struct Squares;
+/// # #[bridge]
+/// # impl Squares {
+/// #     pub fn new() -> Self { Squares }
+/// #     pub fn square(&self, n: u64) -> u64 { n * n }
+/// # }
+/// # #[callgate::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let squares = Squares::bridge().start()?;
+/// let pending: Vec<_> = (1..=100).map(|n| squares.begin().square(n)).collect();
+/// let sum = pending.into_iter().try_fold(0, |sum, pending| pending.wait().map(|square| sum + square))?;
+/// assert_eq!(sum, 338_350);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "its result is lost with it, and the call may not even run"]
+pub struct Pending<R: Transfer> {
+    call: PendingCall<R>,
+    doorbell: Arc<Doorbell>,
 }
 
 impl<R: Transfer> Pending<R> {
-    /// Returns the result if it has arrived; never waits. The bridge's timeout counts from the start of the call.
+    /// Returns the result if it has arrived; never waits. After `None`, the bridge's [descriptor](crate::Bridge#a-loop-of-your-own) becomes readable when
+    /// it may have. The bridge's timeout counts from the start of the call.
     ///
     /// # Errors
     ///
-    /// The same as those of a call that waits, see [`CallError`].
+    /// The same as those of a call that waits, see [`CallError`], and [`CallError::Busy`].
     ///
     /// # Panics
     ///
     /// If the result has been taken before.
     pub fn poll(&mut self) -> Option<Result<R, CallError>> {
-        let Some(begun) = &mut self.begun else { panic!("a pending call's result can be taken once") };
-        let result = begun.poll()?;
-        self.begun = None;
-        Some(result)
+        self.call.poll(self.doorbell.waker())
     }
 
     /// Waits for the result.
     ///
     /// # Errors
     ///
-    /// The same as those of any call, see [`CallError`].
+    /// As [`poll`](Self::poll).
     ///
     /// # Panics
     ///
-    /// If [`poll`](Self::poll) has returned the result.
+    /// If the result has been taken before.
     pub fn wait(mut self) -> Result<R, CallError> {
-        let Some(mut begun) = self.begun.take() else { panic!("a pending call's result can be taken once") };
-        begun.finish()
+        match self.call.wait(Deadline::NEVER) {
+            Some(result) => result,
+            None => unreachable!("a wait without an end ends with the result"),
+        }
+    }
+
+    /// Waits for the result for at most `time`; `None` if it has not arrived by then. The call goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    ///
+    /// # Panics
+    ///
+    /// If the result has been taken before.
+    pub fn wait_timeout(&mut self, time: Duration) -> Option<Result<R, CallError>> {
+        self.call.wait(Deadline::after(Some(time)))
+    }
+
+    /// Withdraws the call, and returns whether it had started: after [`Started::No`] it never runs. A method that runs can learn of it by
+    /// [`callgate::call::is_cancelled`](crate::call::is_cancelled), and [`Builder::kill_after`](crate::Builder::kill_after) ends one that does not
+    /// look. Takes some microseconds, unlike a drop.
+    pub fn cancel(self) -> Started {
+        self.call.cancel()
     }
 }
 
-impl<R> fmt::Debug for Pending<R> {
+impl<R: Transfer> Future for Pending<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.call.poll(Some(context.waker())).map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<R: Transfer> fmt::Debug for Pending<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let method = self.begun.as_ref().map(|begun| begun.method().name);
-        f.debug_struct("Pending").field("method", &method).finish_non_exhaustive()
+        f.debug_struct("Pending").field("method", &self.call.method().name).finish_non_exhaustive()
     }
 }

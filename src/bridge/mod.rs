@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asynchronous;
 mod blocking;
 mod builder;
 mod calling;
@@ -11,28 +12,33 @@ mod child_spec;
 mod env_backends;
 mod sandboxing;
 mod deferred;
+mod doorbell;
 mod entry;
+mod one_way;
 mod restart;
 mod starting_child;
 mod supervisor;
 mod target;
 mod view;
 
+pub use asynchronous::AsyncBridge;
 pub use blocking::Blocking;
 pub use builder::Builder;
 pub use calling::Calling;
 pub use deferred::{Deferred, Pending};
 pub use entry::{init, init_before_main, serve, serve_parallel};
+pub use one_way::OneWay;
 pub use restart::{Death, Event, Restart};
 pub use view::{InPlace, View};
 
 use callgate_engine::service::{Method, Service};
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::shared_box::{Memory, place};
-use callgate_transport::wake::Door;
+use doorbell::Doorbell;
 use std::fmt;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 use target::Target;
 
@@ -46,6 +52,39 @@ use target::Target;
 /// longer than [`Builder::stop_grace`], it is killed. The drop does not wait for this, except for up to 3 ms if the child is idle. If it matters
 /// that the service has been dropped, or how the child ended, call [`stop`](Self::stop) instead. A child dies with its parent: one that is still
 /// stopping when this process ends is killed.
+///
+/// # A loop of your own
+///
+/// A program that sits in a loop over epoll or poll has the bridge in it: its descriptor ([`AsFd`]) becomes readable when a [pending
+/// call](Self::begin) whose last [poll](Pending::poll) returned `None` may have a result: it has been answered, its time is over, or the child has ended. Then call
+/// [`clear_doorbell`](Self::clear_doorbell), and poll the pending calls. Ask for the descriptor before the first poll. It may become readable without
+/// cause. Nobody else may read it or write it.
+///
+/// ```
+/// # use callgate::bridge;
+/// # use rustix::event::{PollFd, PollFlags, poll};
+/// # struct Squares;
+/// # #[bridge]
+/// # impl Squares {
+/// #     pub fn new() -> Self { Squares }
+/// #     pub fn square(&self, n: u64) -> u64 { n * n }
+/// # }
+/// # #[callgate::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let squares = Squares::bridge().start()?;
+/// let mut loop_over = [PollFd::new(&squares, PollFlags::IN)]; // and whatever else the loop waits for
+/// let mut pending = squares.begin().square(7);
+/// let result = loop {
+///     if let Some(result) = pending.poll() {
+///         break result?;
+///     }
+///     poll(&mut loop_over, None)?;
+///     squares.clear_doorbell();
+/// };
+/// assert_eq!(result, 49);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Examples
 ///
@@ -78,11 +117,15 @@ pub struct Bridge<T: Service> {
     target: Target,
     timeout: Option<Duration>,
     stop_grace: Duration,
+    doorbell: Arc<Doorbell>,
 }
 
+/// How long dropping a bridge waits for a child that only has to drop its service: enough for most.
+const LET_GO_TIMEOUT: Duration = Duration::from_millis(3);
+
 impl<T: Service> Bridge<T> {
-    fn new(target: Target, timeout: Option<Duration>, stop_grace: Duration) -> Self {
-        Self { calls: T::calls(Blocking::new(target.clone(), timeout)), target, timeout, stop_grace }
+    fn new(target: Target, timeout: Option<Duration>, stop_grace: Duration, doorbell: Arc<Doorbell>) -> Self {
+        Self { calls: T::calls(Blocking::new(target.clone(), timeout)), target, timeout, stop_grace, doorbell }
     }
 
     /// The child's process number. If the bridge [restarts](Builder::restart), the number of the current or most recent child.
@@ -127,12 +170,12 @@ impl<T: Service> Bridge<T> {
         caller.peer.kept.as_ref()?.downcast_ref::<crate::SandboxReport>().cloned()
     }
 
-    /// The same methods, without waiting: each sends its request and returns a [`Pending`], which yields the result later.
+    /// The same methods, without waiting: each sends its request and returns a [`Pending`], which yields the result later, to a thread or a task.
     ///
-    /// Each such call holds a lane of the bridge until its result has been taken or the `Pending` is dropped. Without a free lane it
-    /// fails with [`CallError::Refused`], while an ordinary call waits for a lane. So set [`Builder::concurrent_callers`] to the largest number of
-    /// pending calls, plus one. A service with one worker answers them one after the other. [`stop`](Self::stop) takes effect after them: the
-    /// child answers the calls that are still pending, as far as its grace period allows, and their results can be taken afterwards.
+    /// A lane carries [`Builder::pending_calls`] of them. If all lanes are full, the request is encoded all the same and sent when there is room, up to
+    /// the bounds of [`Builder::queue`]; beyond, the call fails with [`CallError::Busy`]. A result that nobody takes holds up nothing. A service
+    /// with one worker answers them one after the other. [`stop`](Self::stop) takes effect after those that have been sent: the child answers
+    /// them, as far as its grace period allows, and their results can be taken afterwards.
     ///
     /// # Examples
     ///
@@ -149,7 +192,7 @@ impl<T: Service> Bridge<T> {
     /// #[callgate::main]
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     let squares = Squares::bridge().start()?;
-    ///     let pending = squares.begin().square(7)?;
+    ///     let pending = squares.begin().square(7);
     ///     // .. something else meanwhile
     ///     assert_eq!(pending.wait()?, 49);
     ///     Ok(())
@@ -206,69 +249,65 @@ impl<T: Service> Bridge<T> {
         self.in_place(self.timeout)
     }
 
+    /// The same methods, one-way: each returns when its request is written, and its result is dropped in the child. The cheapest way to tell a service
+    /// something. Waits for room if the child is behind.
+    ///
+    /// The one-way calls of a thread and its calls after them, of any kind, are carried out in their order. [`flush`](Self::flush) waits for them and
+    /// returns the first failure. Not for methods that are called within calls of the same child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::bridge;
+    /// # struct Log(Vec<String>);
+    /// # #[bridge]
+    /// # impl Log {
+    /// #     pub fn new() -> Self { Log(Vec::new()) }
+    /// #     pub fn line(&mut self, text: &str) { self.0.push(text.into()) }
+    /// #     pub fn lines(&self) -> usize { self.0.len() }
+    /// # }
+    /// # #[callgate::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let log = Log::bridge().start()?;
+    /// for number in 0..1000 {
+    ///     log.send().line(&format!("line {number}"))?;
+    /// }
+    /// assert_eq!(log.lines()?, 1000);
+    /// log.flush()?; // none has failed
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "it does nothing until a method is called on it"]
+    pub fn send(&self) -> Calling<'_, T, OneWay> {
+        self.one_way(self.timeout)
+    }
+
+    fn one_way(&self, timeout: Option<Duration>) -> Calling<'_, T, OneWay> {
+        Calling::new(self, OneWay::new(self.target.clone(), timeout), timeout)
+    }
+
+    /// Waits until every [one-way call](Self::send) of this bridge has been carried out, by whichever thread.
+    ///
+    /// # Errors
+    ///
+    /// The first failure of a one-way call since the last flush: above all [`CallError::Panicked`], and [`CallError::Died`] if the child ended before it
+    /// had acknowledged them all. Any other error that a call can have.
+    pub fn flush(&self) -> Result<(), CallError> {
+        self.target.flush(const { &Method::flush_of::<T>() }, self.timeout)
+    }
+
     fn deferred(&self, timeout: Option<Duration>) -> Calling<'_, T, Deferred> {
-        Calling::new(self, Deferred::new(self.target.clone(), timeout), timeout)
+        Calling::new(self, Deferred::new(self.target.clone(), timeout, self.doorbell.clone()), timeout)
     }
 
     fn in_place(&self, timeout: Option<Duration>) -> Calling<'_, T, InPlace> {
         Calling::new(self, InPlace::new(self.target.clone(), timeout), timeout)
     }
 
-    /// A descriptor for a loop over epoll or poll: readable when a [pending call](Self::begin) may have been answered, or the
-    /// child has ended. `None` unless the bridge was started with [`Signal::EventFd`](crate::Signal::EventFd), and without
-    /// [`Builder::restart`] and [`Builder::on_death`].
-    ///
-    /// When it becomes readable, call [`clear_doorbell`](Self::clear_doorbell), then [poll](Pending::poll) every pending call. It rings for
-    /// every call whose last poll returned `None`.
-    ///
-    /// Only one thread may wait for it, and nobody may read from it or change it. It may become readable without cause, and a hostile child can
-    /// cause that repeatedly. Once the child has ended it stays readable.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use callgate::{bridge, Signal};
-    /// # use rustix::event::{PollFd, PollFlags, poll};
-    /// # struct Squares;
-    /// # #[bridge]
-    /// # impl Squares {
-    /// #     pub fn new() -> Self { Squares }
-    /// #     pub fn square(&self, n: u64) -> u64 { n * n }
-    /// # }
-    /// # #[callgate::main]
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let squares = Squares::bridge().signal(Signal::EventFd).start()?;
-    /// let mut pending = squares.begin().square(7)?;
-    /// let doorbell = squares.doorbell_fd().ok_or("no doorbell")?;
-    /// let result = loop {
-    ///     if let Some(result) = pending.poll() {
-    ///         break result?;
-    ///     }
-    ///     poll(&mut [PollFd::new(&doorbell, PollFlags::IN)], None)?; // and whatever else the loop waits for
-    ///     squares.clear_doorbell();
-    /// };
-    /// assert_eq!(result, 49);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn doorbell_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.door().map(|door| door.as_fd())
-    }
-
-    /// Silences the [doorbell](Self::doorbell_fd) until it rings again. Call it before polling the pending calls, not after: otherwise it
-    /// can erase a ring that arrives in between. Does nothing without such a doorbell.
+    /// Silences the [descriptor](#a-loop-of-your-own) until it rings again. Call it before polling the pending calls, not after: otherwise it
+    /// can erase a ring that arrives in between.
     pub fn clear_doorbell(&self) {
-        if let Some(door) = self.door() {
-            let _rung = door.clear();
-        }
-    }
-
-    /// `None` for a bridge that may have several children, because each child has its own.
-    fn door(&self) -> Option<&Door> {
-        match &self.target {
-            Target::Single(caller) => caller.peer.door.as_ref(),
-            Target::Supervised(_) => None,
-        }
+        self.doorbell.clear();
     }
 
     /// The same methods, with this timeout for each call: the longest time to wait for a lane and the reply together.
@@ -382,9 +421,22 @@ impl<T: Service> Deref for Bridge<T> {
     }
 }
 
+impl<T: Service> Bridge<T> {
+    fn let_go(&self, patience: Duration) {
+        self.target.let_go(const { &Method::drop_of::<T>() }, self.stop_grace, patience);
+    }
+}
+
 impl<T: Service> Drop for Bridge<T> {
     fn drop(&mut self) {
-        self.target.let_go(const { &Method::drop_of::<T>() }, self.stop_grace);
+        self.let_go(LET_GO_TIMEOUT);
+    }
+}
+
+/// See [a loop of your own](#a-loop-of-your-own).
+impl<T: Service> AsFd for Bridge<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
     }
 }
 

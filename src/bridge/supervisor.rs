@@ -69,6 +69,8 @@ pub(super) struct Supervisor {
     /// `None` = deaths are reported, but no child is replaced.
     restart: Option<Restart>,
     current: ArcSwap<SupervisedChild>,
+    /// The children that have been sent calls that want no result, since the last flush.
+    sent_to: Mutex<Vec<Arc<SupervisedChild>>>,
     shared: Arc<SharedState>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -182,6 +184,7 @@ impl Supervisor {
             service: T::NAME,
             spec: Box::new(spec),
             restart,
+            sent_to: Mutex::new(Vec::new()),
             current: ArcSwap::from_pointee(SupervisedChild { caller: first, generation: 0 }),
             shared,
             thread: Mutex::new(None),
@@ -211,12 +214,12 @@ impl Supervisor {
     }
 
     /// Tells the current child to stop, without waiting for it or for the thread, and starts no other.
-    pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
+    pub(super) fn let_go(&self, drop: &'static Method, grace: Duration, patience: Duration) {
         let child = self.current();
         if !child.caller.peer.is_in_fork() {
             self.forbid_others().iter().for_each(|other| other.discard());
         }
-        self.current().caller.let_go(drop, grace);
+        self.current().caller.let_go(drop, grace, patience);
     }
 
     /// Ends the current child with `end`, then waits up to `grace` for the thread.

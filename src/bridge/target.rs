@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::supervisor::{Supervisor, no_restart};
-use callgate_engine::caller::{Begun, Caller};
+use callgate_engine::caller::{Caller, PendingCall};
 use callgate_engine::service::Method;
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::reply::Reply;
@@ -44,15 +44,39 @@ impl Target {
     }
 
     /// Begins a call without waiting. It is not repeated if the child dies.
-    pub(super) fn begin<A: Request>(
+    pub(super) fn begin<A: Request, R: Reply>(
         &self,
         method: &'static Method,
         args: A,
         timeout: Option<Duration>,
-    ) -> Result<Begun, CallError> {
+    ) -> PendingCall<R> {
         match self {
             Target::Single(caller) => caller.begin(method, args, timeout),
-            Target::Supervised(supervisor) => supervisor.now(method)?.caller.begin(method, args, timeout),
+            Target::Supervised(supervisor) => match supervisor.now(method) {
+                Ok(child) => child.caller.begin(method, args, timeout),
+                Err((child, error)) => child.caller.begin_failed(method, error),
+            },
+        }
+    }
+
+    /// Sends a call that wants no result. It is not repeated if the child dies.
+    pub(super) fn send<A: Request>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<(), CallError> {
+        match self {
+            Target::Single(caller) => caller.send_one_way(method, args, timeout),
+            Target::Supervised(supervisor) => supervisor.send(method, args, timeout),
+        }
+    }
+
+    /// Waits until every call that wants no result has been carried out.
+    pub(super) fn flush(&self, method: &'static Method, timeout: Option<Duration>) -> Result<(), CallError> {
+        match self {
+            Target::Single(caller) => caller.flush(method, timeout),
+            Target::Supervised(supervisor) => supervisor.flush(method, timeout),
         }
     }
 
@@ -80,11 +104,11 @@ impl Target {
         }
     }
 
-    /// Tells the child to stop, without waiting, and starts no other.
-    pub(super) fn let_go(&self, drop: &'static Method, grace: Duration) {
+    /// Tells the child to stop, and starts no other. Waits for an idle child for at most `patience`.
+    pub(super) fn let_go(&self, drop: &'static Method, grace: Duration, patience: Duration) {
         match self {
-            Target::Single(caller) => caller.let_go(drop, grace),
-            Target::Supervised(supervisor) => supervisor.let_go(drop, grace),
+            Target::Single(caller) => caller.let_go(drop, grace, patience),
+            Target::Supervised(supervisor) => supervisor.let_go(drop, grace, patience),
         }
     }
 }

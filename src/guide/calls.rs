@@ -29,7 +29,7 @@
 //! #[callgate::main]
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let squares = Squares::bridge().start()?;
-//!     let (three, four) = (squares.begin().square(3)?, squares.begin().square(4)?);
+//!     let (three, four) = (squares.begin().square(3), squares.begin().square(4));
 //!     assert_eq!(three.wait()? + four.wait()?, 25);
 //!     Ok(())
 //! }

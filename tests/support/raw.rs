@@ -34,8 +34,8 @@ impl Raw {
     pub(crate) const CALLER_BELL: u64 = 256;
     /// The callee's line, after the caller's: its progress.
     pub(crate) const STARTED: u64 = 256 + 128;
-    /// Where the lane's requests begin: after the header, the worker's line, and the lines of caller and callee.
-    const REQUESTS: u64 = 128 + 128 + 256;
+    /// Where the lane's deadlines begin: after the header, the worker's line, and the lines of caller and callee.
+    const DEADLINES: u64 = 128 + 128 + 256;
 
     pub(crate) fn find() -> Self {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
@@ -69,18 +69,23 @@ impl Raw {
         self.at(Self::STARTED).load(Relaxed)
     }
 
+    /// Where the lane's requests begin, after a deadline of 16 bytes for each slot.
+    fn requests(&self) -> u64 {
+        Self::DEADLINES + (16 * self.slots).next_multiple_of(128)
+    }
+
     fn ring(&self) -> u64 {
         (self.slots * self.stride).next_multiple_of(128)
     }
 
     /// Word `word` of the request slot at `position`.
     pub(crate) fn request(&self, position: u64, word: u64) -> &AtomicU64 {
-        self.at(Self::REQUESTS + (position % self.slots) * self.stride + 8 * word)
+        self.at(self.requests() + (position % self.slots) * self.stride + 8 * word)
     }
 
     /// Word `word` of the reply slot at `position`.
     pub(crate) fn reply(&self, position: u64, word: u64) -> &AtomicU64 {
-        self.at(Self::REQUESTS + self.ring() + (position % self.slots) * self.stride + 8 * word)
+        self.at(self.requests() + self.ring() + (position % self.slots) * self.stride + 8 * word)
     }
 
     /// The payload of the request at `position`, as long as no later frame has used its slot. The payload must lie in the slot.
@@ -95,7 +100,7 @@ impl Raw {
 
     /// What the child says of the parent's block `index`, or, with `table` 1, the parent of the child's. For a segment with one lane.
     pub(crate) fn held(&self, table: u64, index: u64) -> &AtomicU64 {
-        self.at(Self::REQUESTS + 2 * self.ring() + 8 * (table * LOANS + index))
+        self.at(self.requests() + 2 * self.ring() + 8 * (table * LOANS + index))
     }
 
     /// Publishes a reply: `payload` from the slot's third word on, then the commit word.

@@ -4,6 +4,7 @@
 
 use crate::child_memory::{CONFUSED, PayloadMemory, confused};
 use crate::control::Control;
+use crate::current::{self, ServedLanes};
 use crate::handshake::Hello;
 use crate::host::{Alone, Host, Parallel};
 use crate::lane::{SentReply, WorkerLanes};
@@ -108,7 +109,8 @@ impl Callee {
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait), true);
         let parent = Parent { memory: self.memory.clone(), trusted: self.parent };
-        Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index))
+        let served = ServedLanes::new(&self.segment, index, self.hello.parent_pid);
+        Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index), served)
     }
 
     /// The main thread's name and the worker's number; a listing of 15 bytes shows both.
@@ -195,6 +197,8 @@ pub struct Worker<H, A> {
     code: i32,
     /// The chain of calls that are not nested.
     chain: u64,
+    /// Its lanes, for [`current`], until the thread begins to serve.
+    served: Option<ServedLanes>,
 }
 
 #[cfg(all(any(test, feature = "testkit"), not(loom)))]
@@ -263,16 +267,17 @@ impl<H: Host> Worker<H, Parent> {
 
 impl<H: Host, A: RequestSource> Worker<H, A> {
     pub fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
-        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0, chain: 0 }
+        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0, chain: 0, served: None }
     }
 
-    pub(crate) fn with_chain(self, chain: u64) -> Self {
-        Self { chain, ..self }
+    pub(crate) fn with_chain(self, chain: u64, served: ServedLanes) -> Self {
+        Self { chain, served: Some(served), ..self }
     }
 
     /// Notes that the calling thread does nothing but serve.
-    pub(crate) fn take_thread(&self) {
+    pub(crate) fn take_thread(&mut self) {
         nest::serve(self.chain);
+        self.served.take().into_iter().for_each(ServedLanes::take_thread);
     }
 
     /// The peer that makes the requests.
@@ -301,11 +306,15 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         let Some(lane) = self.lanes.found(place) else { return Ok(self.end()) };
         let (frame, slot) = lane.begin()?.ok_or("a request that was withdrawn")?;
         failpoints::reach(Step::ChildStarted);
+        current::enter(place);
+        let is_withdrawn = slot.is_withdrawn();
         // A child does not outlive its caller.
         if self.asker.peer_status().is_some() && slot.is_left() {
             return Ok(None);
         }
         let (kind, call) = (frame.commit.kind, frame.call);
+        let is_one_way = kind == Kind::Send;
+        let kind = if is_one_way { Kind::Call } else { kind };
         let block = match frame.commit.place {
             Place::Slot(_) => None,
             Place::Block(block) => Some(self.asker.block(block)?),
@@ -319,8 +328,11 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
         let is_readable = request.is_ok();
         let mut exchange =
-            Exchange { slot, alloc, request: request.unwrap_or(RequestSpan::none()), call, replied: None };
-        carry_out(&mut self.host, kind, &mut exchange, is_readable);
+            Exchange { slot, alloc, request: request.unwrap_or(RequestSpan::none()), call, replied: None, is_one_way };
+        match is_withdrawn && kind == Kind::Call {
+            true => exchange.replied = Some(Kind::Withdrawn),
+            false => carry_out(&mut self.host, kind, &mut exchange, is_readable),
+        }
         self.asker.answering(len);
         let reply = match exchange.replied {
             Some(reply) => reply,
@@ -332,7 +344,9 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         }
         alloc.pool.forget(returned);
         failpoints::reach(Step::ChildReplyWritten);
-        if exchange.slot.carries() {
+        if is_one_way && reply == Kind::Call {
+            self.lanes.lane(place).pass();
+        } else if exchange.slot.carries() {
             let departed = exchange.slot.sent_slow(alloc);
             self.publish_loaded(place, reply, departed);
         } else {

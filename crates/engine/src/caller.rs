@@ -3,32 +3,44 @@
 #![forbid(unsafe_code)]
 
 mod outcomes;
+mod settle;
+mod shared_lane;
+mod queue;
+mod attend;
 mod lanes;
+mod pending;
 mod exchange;
+mod one_way;
 mod interface_table;
-mod begin;
 mod stop;
 
-use crate::lane::{CallerLane, WorkerBell};
+use crate::gate::GateGuard;
+use crate::lane::WorkerBell;
 use crate::link::Link;
 use crate::nest;
 use crate::overdue::{Lateness, Overdue};
 use crate::peer::{Peer, PeerLink};
 use crate::saved_args::SavedArgs;
 use crate::service::{MAX_INTERFACES, Method, Service};
+use attend::Timers;
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::{Deadline, Wait, Waited};
 use callgate_transport::error::{Awaited, CallError, CallName, Started};
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::layout::CallerLine;
 use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
-use callgate_transport::segment::{Placed, Segment};
-use parking_lot::{ArcMutexGuard, Mutex, MutexGuard, RawMutex};
+use callgate_transport::segment::Segment;
+use lanes::Freed;
+use parking_lot::Mutex;
+pub use pending::PendingCall;
+use pending::Sending;
+use queue::Queue;
+pub use queue::QueueLimits;
+use shared_lane::{LaneState, SharedLane};
 use std::any::TypeId;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// How long a thread waits for a lane before it checks again whether the child has ended.
@@ -36,8 +48,17 @@ const LANE_SLICE: Duration = Duration::from_millis(20);
 
 /// The calling side of one bridge. Shared by all threads.
 pub struct Caller {
-    /// Each in its own allocation, so that one can be kept beyond the call that claimed it.
-    lanes: Box<[Arc<Mutex<CallerLane>>]>,
+    itself: Weak<Self>,
+    lanes: Box<[SharedLane]>,
+    /// Requests that found no room on any of them.
+    queue: Queue,
+    /// Where threads wait for one of them.
+    freed: Freed,
+    timers: Arc<Timers>,
+    /// The first failure of a one-way call since the last flush.
+    one_way_failure: Mutex<Option<CallError>>,
+    /// Bytes of payload that a slot holds.
+    slot_capacity: usize,
     pub peer: Arc<Peer>,
     /// The memory that the two share.
     pool: Arc<dyn PoolHandle>,
@@ -49,7 +70,6 @@ pub struct Caller {
     bells: Box<[WorkerBell]>,
     /// The name of the peer's first chain, see `nest`; 0 for a peer that only serves callbacks, where it is not needed.
     chains: u64,
-    callers: Box<[Placed<CallerLine>]>,
     service: TypeId,
     /// The interfaces in the child's table, or on their way there; interface n is at n - 1.
     interfaces: [InterfaceSlot; MAX_INTERFACES],
@@ -81,6 +101,14 @@ impl CallContext {
         Self { method, limit: TimeLimit::after(timeout) }
     }
 
+    /// Gives it no more time than the call has that this thread carries out.
+    pub(crate) fn inherit(&mut self, outer: Option<Instant>) {
+        if let Some(at) = outer {
+            self.limit.deadline = self.limit.deadline.earlier(Deadline::at(at));
+            self.limit.timeout = self.limit.deadline.left();
+        }
+    }
+
     /// How long it may wait for anything.
     #[inline(always)]
     pub fn deadline(&self) -> Deadline {
@@ -106,39 +134,48 @@ struct Ask {
     call: u64,
 }
 
-/// A call whose request has been sent, and the lane that its reply will come by.
-pub struct Sent<'a> {
-    lane: MutexGuard<'a, CallerLane>,
-    position: u64,
-    context: CallContext,
-}
+/// A lane that this thread has.
+type LaneClaim<'a> = GateGuard<'a, LaneState, Caller>;
 
-/// A call that its caller does not wait in, and the lane that its reply will come by.
-///
-/// If it is dropped before it is answered, the next user of the lane drops its reply. In a fork it does nothing: the lane belongs to the process that
-/// was forked.
-pub struct Begun {
-    // Before the caller, which must outlive it.
-    lane: ArcMutexGuard<RawMutex, CallerLane>,
-    caller: Arc<Caller>,
+/// A call whose request has been sent, and the lane that its reply will come by.
+#[cfg(all(any(test, feature = "testkit"), not(loom)))]
+pub struct Sent<'a> {
+    lane: LaneClaim<'a>,
     position: u64,
     context: CallContext,
 }
 
 impl Caller {
-    /// The calling side of a bridge to a `T`.
-    pub fn new<T: Service>(segment: &Segment, link: Arc<Link>, wait: Wait) -> Self {
+    /// The calling side of a bridge to a `T`. `lateness` = what happens to calls that have timed out.
+    pub fn new<T: Service>(
+        segment: &Segment,
+        link: Arc<Link>,
+        wait: Wait,
+        lateness: Option<Lateness>,
+        queue: QueueLimits,
+    ) -> Arc<Self> {
         // Relaxed: written before any other process had the segment.
         let chains = segment.header().chains.load(Relaxed);
-        Self { chains, ..Self::of(segment, link.peer.clone(), link, wait, TypeId::of::<T>()) }
+        let mut caller = Self::of(segment, link.peer.clone(), link.clone(), wait, TypeId::of::<T>());
+        let hold: Arc<dyn PeerLink> = link.clone();
+        let overdue = lateness.map(|lateness| Overdue::new(segment, Arc::downgrade(&hold), lateness));
+        (caller.chains, caller.overdue, caller.queue) = (chains, overdue, Queue::new(queue));
+        let caller = Arc::new_cyclic(|itself: &Weak<Self>| {
+            caller.itself = itself.clone();
+            caller
+        });
+        let itself: Weak<Self> = Arc::downgrade(&caller);
+        link.react_with(itself);
+        caller
     }
 
     /// The calling side towards `peer`, which has the service and is reached through `hold`. Does not read the segment.
     pub fn of(segment: &Segment, peer: Arc<Peer>, hold: Arc<dyn PeerLink>, wait: Wait, service: TypeId) -> Self {
-        let lane = |index| Arc::new(Mutex::new(CallerLane::new(segment, index, &peer.bells)));
+        let lane = |index| SharedLane::new(segment, index, &peer.bells);
         let workers = segment.geometry().workers;
         let bells = (0..workers).map(|index| WorkerBell::new(segment, index, &peer.bells)).collect();
         Self {
+            itself: Weak::new(),
             lanes: (0..segment.geometry().lanes).map(lane).collect(),
             peer,
             pool: hold.clone(),
@@ -147,21 +184,17 @@ impl Caller {
             bells,
             workers: segment.geometry().workers,
             chains: 0,
-            callers: (0..segment.geometry().lanes).map(|index| segment.caller_line(index)).collect(),
+            queue: Queue::new(QueueLimits::DEFAULT),
+            freed: Freed::new(),
+            timers: Timers::new(),
+            one_way_failure: Mutex::new(None),
+            slot_capacity: segment.geometry().capacity(),
             service,
             interfaces: [const { InterfaceSlot { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
             overdue: None,
         }
-    }
-
-    /// The same, with a limit for calls that have timed out.
-    pub fn with_lateness(mut self, segment: &Segment, lateness: Lateness) -> Self {
-        // Bound to its own type first, then unsized.
-        let hold: Arc<dyn PeerLink> = self.hold.clone();
-        self.overdue = Some(Overdue::new(segment, Arc::downgrade(&hold), lateness));
-        self
     }
 
     /// The call for which the child was killed because it ran too long, if so.
@@ -171,12 +204,10 @@ impl Caller {
 
     /// Whether the child, which is dead, had answered any call but its constructor's.
     pub fn has_answered_calls(&self) -> bool {
-        let context = &CallContext::new(const { &Method::nameless() }, None);
-        let until = Instant::now() + LANE_SLICE;
-        let answers = self.lanes.iter().enumerate().map(|(index, lane)| match lane.try_lock_until(until) {
+        let answers = self.lanes.iter().enumerate().map(|(index, lane)| match lane.gate.try_claim(self) {
             Some(mut lane) => {
                 // Includes replies that nobody waited for.
-                let _ = self.settle(&mut lane, context);
+                self.settle_ready(&mut lane);
                 lane.answered()
             }
             // A call is pending here. Only the child's own word tells what came before it on this lane.
@@ -196,8 +227,8 @@ impl Caller {
     /// The addresses of each lane with its lock.
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
     pub fn private_memory(&self) -> Vec<std::ops::Range<usize>> {
-        let start = |lane| std::ptr::from_ref::<Mutex<CallerLane>>(lane).addr();
-        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<Mutex<CallerLane>>()).collect()
+        let start = |lane| std::ptr::from_ref::<SharedLane>(lane).addr();
+        self.lanes.iter().map(|lane| start(lane)..start(lane) + size_of::<SharedLane>()).collect()
     }
 
     /// Calls a method of the service. `timeout` = the longest time to wait for a lane and the reply; `None` = no limit.
@@ -208,8 +239,14 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
-        let sent = self.send(method, args, timeout)?;
-        self.finish(sent)
+        let mut context = CallContext::new(method, timeout);
+        match self.claim_for(&mut context)? {
+            Some((mut lane, ask)) => {
+                let position = self.send_on(&mut lane, ask, args, &context)?;
+                self.receive(&mut lane, position, Kind::Call, &context)
+            }
+            None => self.call_behind(context, &mut Some(args), Sending::Waited),
+        }
     }
 
     /// Like [`call`](Self::call), but leaves `args` in place, to be sent again, unless the callee has been given some of their memory.
@@ -219,12 +256,19 @@ impl Caller {
         context: &CallContext,
         args: &mut Option<A>,
     ) -> Result<R, CallError> {
-        let (mut lane, ask) = self.claim_for(context)?;
-        let position = self.send_kept_on(&mut lane, ask, args, context)?;
-        self.finish(Sent { lane, position, context: *context })
+        let mut context = *context;
+        match self.claim_for(&mut context)? {
+            Some((mut lane, ask)) => {
+                let position = self.send_kept_on(&mut lane, ask, args, &context)?;
+                self.receive(&mut lane, position, Kind::Call, &context)
+            }
+            None => self.call_behind(context, args, Sending::Kept),
+        }
     }
 
-    /// Sends the request of a call; [`finish`](Self::finish) waits for its reply.
+    /// Sends the request of a call on this thread's own lane, which must be idle; [`finish`](Self::finish) waits for its reply. For tests in which one
+    /// thread plays both sides.
+    #[cfg(all(any(test, feature = "testkit"), not(loom)))]
     #[inline]
     pub fn send<A: Request>(
         &self,
@@ -232,19 +276,26 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<Sent<'_>, CallError> {
-        let context = CallContext::new(method, timeout);
-        let (mut lane, ask) = self.claim_for(&context)?;
+        let mut context = CallContext::new(method, timeout);
+        let Some((mut lane, ask)) = self.claim_for(&mut context)? else { return Err(self.late(&context)) };
         let position = self.send_on(&mut lane, ask, args, &context)?;
         Ok(Sent { lane, position, context })
     }
 
-    /// A lane for a call of a method, and the request to send there.
+    /// Waits for the reply to a call that was sent.
+    #[cfg(all(any(test, feature = "testkit"), not(loom)))]
+    #[inline]
+    pub fn finish<R: Reply>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
+        self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.context)
+    }
+
+    /// A lane for a call of a method, and the request to send there; `None` if no lane is idle.
     #[inline(always)]
-    fn claim_for(&self, context: &CallContext) -> Result<(MutexGuard<'_, CallerLane>, Ask), CallError> {
+    fn claim_for(&self, context: &mut CallContext) -> Result<Option<(LaneClaim<'_>, Ask)>, CallError> {
         let call = self.call_word(context.method, context)?;
-        let (lane, call) = self.claim(call, context)?;
+        let Some((lane, call)) = self.claim(call, context)? else { return Ok(None) };
         failpoints::reach(Step::ParentLaneClaimed);
-        Ok((lane, Ask { kind: Kind::Call, call }))
+        Ok(Some((lane, Ask { kind: Kind::Call, call })))
     }
 
     /// The call word of a method. Needed before anything is locked: in a fork, a lock that another thread held stays locked for ever.
@@ -258,12 +309,6 @@ impl Caller {
             Some(interface) => self.interface_number(interface, context)?,
         };
         Ok(method.word(interface))
-    }
-
-    /// Waits for the reply to a call that was sent.
-    #[inline]
-    pub fn finish<R: Reply>(&self, mut sent: Sent<'_>) -> Result<R, CallError> {
-        self.receive(&mut sent.lane, sent.position, Kind::Call, &sent.context)
     }
 
     /// Calls the peer's method with the call word `call`, and leaves `args` in place. `method` is its name, for errors.
@@ -281,7 +326,7 @@ impl Caller {
             return Err(self.in_fork_slow(&untimed));
         }
         // A call that need not wait for a lane reads the clock only when the peer has begun to work.
-        if let Some(mut lane) = self.lanes.get(nest::own_lane()).and_then(|lane| lane.try_lock())
+        if let Some(mut lane) = self.lanes.get(nest::own_lane()).and_then(|lane| lane.gate.try_claim(self))
             && lane.is_idle()
             && lane.is_in_use()
         {
@@ -328,7 +373,7 @@ impl Caller {
         let ask = Ask { kind: Kind::Construct, call: method.word(0) };
         let position = self.send_on(&mut lane, ask, args, context)?;
         if within < timeout.unwrap_or(Duration::MAX)
-            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline()) == Waited::DeadlinePassed
+            && lane.wait(self.wait, &self.peer.peer_status, begin.deadline(), &|| false) == Waited::DeadlinePassed
             && lane.started(position) == Started::No
         {
             return Err(self.out_of_time(Awaited::Answer, Started::No, begin));

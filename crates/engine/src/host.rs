@@ -63,6 +63,7 @@ impl<T: Service> Host for Alone<T> {
                     },
                 }
             }
+            (Kind::Flush, _) => exchange.reply(Kind::Flush, &()),
             (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
             (Kind::Bind, _) => self
                 .interfaces
@@ -142,6 +143,7 @@ impl<T: Service> Host for &Parallel<T> {
                     },
                 }
             }
+            Kind::Flush => exchange.reply(Kind::Flush, &()),
             Kind::Construct => {
                 let service = T::construct(Incoming(exchange));
                 *self.service.write() = service;

@@ -11,16 +11,18 @@ mod caller;
 mod callee;
 mod worker;
 
+use callgate_os::barrier;
 use callgate_os::sync::Ordering::{Relaxed, Release};
 use callgate_transport::commit::Place;
 use callgate_transport::doorbell::{self, Pace, Wait};
+use callgate_transport::error::{CallName, Started};
 use callgate_transport::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
 use callgate_transport::loans::Attachments;
 use callgate_transport::outgoing_frame::CallerBell;
 pub use callgate_transport::outgoing_frame::SendError;
 pub use callgate_transport::ring::{Announcement, Consumer, Frame, Seen};
-use callgate_transport::ring::{Onlooker, Producer};
-use callgate_transport::segment::{Placed, Segment};
+use callgate_transport::ring::{Onlooker, Producer, Withdrawer};
+use callgate_transport::segment::{Deadlines, Placed, Segment};
 use callgate_transport::wake::{Bells, Sleeper};
 use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
@@ -52,6 +54,21 @@ pub struct CallerLane {
     attachments: Attachments,
     /// What unanswered requests carry, with their positions, oldest first.
     under_way: VecDeque<(u64, Attachments)>,
+    deadlines: Deadlines,
+    /// Every request before this position has been carried out: its slot is free. One-way requests without a reply of their own are carried out when a
+    /// later one is answered.
+    acknowledged: u64,
+    /// One-way requests that have not been acknowledged, oldest first.
+    one_way: VecDeque<OneWayRequest>,
+}
+
+/// A request whose result nobody wants.
+#[derive(Clone, Copy)]
+pub(crate) struct OneWayRequest {
+    pub position: u64,
+    /// Whether it is answered only if it fails.
+    pub is_silent: bool,
+    pub call: CallName,
 }
 
 /// Whether `mark`, which is a position plus 1, lies beyond `position`. Compares distances, because positions may wrap: the two are never more than
@@ -103,12 +120,58 @@ impl LaneView {
 
     /// Whether the call at `position` has been answered.
     pub(crate) fn is_answered(&self, position: u64) -> bool {
-        self.replies.has_seen(position)
+        // Relaxed: a hint, which may be a lie.
+        self.replies.has_seen(position) || is_past(self.callee.passed.load(Relaxed), position)
     }
 
     /// Whether the call that began last is still being carried out.
     pub fn is_running(&self) -> bool {
         self.started().checked_sub(1).is_some_and(|last| !self.is_answered(last))
+    }
+}
+
+/// How a caller withdraws a request of a lane that it does not hold, so that it never runs unless it has started.
+///
+/// ```text
+/// caller                                  callee
+/// D1  mark the request as withdrawn       B1  started = position + 1
+/// D2  barrier::heavy()                    B2  barrier::light()
+/// D3  look at started                     B3  if marked: do not carry it out
+/// ```
+///
+/// The argument is that of `callgate_os::barrier`: not both D3 and B3 see the old value. If D3 finds that the call has not started, B3 finds the mark, and
+/// the call never runs. Where the callee has no such barrier, a call that looks as if it had not started may start.
+pub(crate) struct Withdrawal {
+    requests: Withdrawer,
+    callee: Placed<CalleeLine>,
+}
+
+impl Withdrawal {
+    /// For lane `index`.
+    pub fn new(segment: &Segment, index: u32) -> Self {
+        Self { requests: Withdrawer::new(segment.requests(index)), callee: segment.callee_line(index) }
+    }
+
+    /// Withdraws the request at `position`, where nobody asks whether it has started.
+    pub fn mark(&self, position: u64) -> Started {
+        self.requests.withdraw(position);
+        Started::Unknown
+    }
+
+    /// Withdraws the request at `position`. Returns whether it has started: if not, it never will.
+    #[cold]
+    pub fn withdraw(&self, position: u64) -> Started {
+        // D1.
+        self.requests.withdraw(position);
+        // D2.
+        let is_ordered = barrier::heavy();
+        // D3. Relaxed: ordered by D2.
+        if is_past(self.callee.started.load(Relaxed), position) {
+            return Started::Yes;
+        }
+        // Relaxed: written before the callee took its first request.
+        let is_fenced = is_ordered && self.callee.fenced.load(Relaxed) != 0;
+        if is_fenced { Started::No } else { Started::Unknown }
     }
 }
 
@@ -147,6 +210,7 @@ pub struct ReplySlot<'a> {
     replies: &'a mut ReplyWriter,
     len: usize,
     attachments: &'a mut Attachments,
+    is_withdrawn: bool,
 }
 
 /// A reply that carries something, about to be published.

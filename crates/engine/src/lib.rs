@@ -11,6 +11,8 @@ pub mod control;
 pub mod handshake;
 pub mod peer_status;
 pub mod lane;
+pub mod gate;
+pub mod current;
 
 // The process at the other end.
 pub mod watcher;

@@ -13,7 +13,7 @@ use crate::last_words;
 use crate::peer::{Kept, Peer, PeerLink, PeerParts};
 use crate::peer_status::{Cause, PeerStatus};
 use crate::reclaim::{Look, Reclaim};
-use crate::watcher::{self, Due, Releasing, Watched};
+use crate::watcher::{self, Due, Reactive, Releasing, Watched};
 use callgate_os::close::Aside;
 use callgate_os::limits::{self, Wanted};
 use callgate_os::mapping::{Mapping, Protection, QUICKLY_UNMAPPED};
@@ -33,7 +33,7 @@ use crossbeam_utils::CachePadded;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -54,6 +54,10 @@ pub struct Link {
     books: CachePadded<Mutex<Books>>,
     reclaim: Reclaim,
     last_words: Placed<LastWords>,
+    /// Rung by the child for callers that do not sleep.
+    ring: Arc<Aside>,
+    /// Who looks then.
+    reactive: OnceLock<Weak<dyn Reactive>>,
 }
 
 /// What a bridge shares with its child, apart from the control socket.
@@ -185,7 +189,6 @@ impl Link {
             trust: memory.trust,
             peer_status: PeerStatus::new(bells.alarm),
             bells: bells.bells,
-            door: bells.door,
             kept,
         });
         Arc::new_cyclic(|itself| Self {
@@ -198,6 +201,8 @@ impl Link {
             came_back: Condvar::new(),
             reclaim: Reclaim::new(),
             last_words: segment.last_words(),
+            ring: bells.ring,
+            reactive: OnceLock::new(),
             books: CachePadded::new(Mutex::new(Books {
                 backing,
                 replies: HashMap::new(),
@@ -212,6 +217,11 @@ impl Link {
                 untold: Vec::new(),
             })),
         })
+    }
+
+    /// Has `reactive` look when the child rings, or has ended.
+    pub(crate) fn react_with(&self, reactive: Weak<dyn Reactive>) {
+        let _ = self.reactive.set(reactive);
     }
 
     /// Kills the child. One that this process may not kill (it has dropped privileges, or the child runs as another user) learns of it by the end of
@@ -348,7 +358,17 @@ impl Watched for Link {
             self.peer.peer_status.quote(words);
         }
         self.peer.peer_status.end(exit);
+        self.rung();
         failpoints::reach(Step::ParentEnded);
+    }
+
+    fn ring(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.ring.as_fd())
+    }
+
+    fn rung(&self) -> bool {
+        let reactive = self.reactive.get().and_then(Weak::upgrade);
+        reactive.is_some_and(|reactive| reactive.react())
     }
 }
 

@@ -14,6 +14,7 @@ mod remote_caller;
 use crate::callee::{Worker, chain};
 use crate::caller::Caller;
 use crate::control::{Control, Message};
+use crate::current::ServedLanes;
 use crate::host::Host;
 use crate::lane::WorkerLanes;
 use crate::link::unmap;
@@ -158,19 +159,20 @@ pub fn serve<H: Host + Send + 'static>(
         let lanes = WorkerLanes::new(&segment, index, &pair.peer.bells, wait, false);
         let name = format!("callgate-{}-{index}", pair.peer.pid);
         let host = (*hosts.lock())().ok_or(io::ErrorKind::NotConnected)?;
+        let pid = pair.peer.pid;
         let worker = Worker::new(lanes, RemoteCaller(pair), host);
         let header = segment.clone();
         // The watcher runs already, and must not look at what is not sealed yet.
-        let chain = move || chain(&header, index);
-        thread::Builder::new().name(name).stack_size(STACK).spawn(move || run(worker, chain)).map(drop)
+        let begin = move || (chain(&header, index), ServedLanes::new(&header, index, pid));
+        thread::Builder::new().name(name).stack_size(STACK).spawn(move || run(worker, begin)).map(drop)
     };
     let _ = pair.start.set(Box::new(start));
     watcher::watch(pair.clone()).inspect_err(|_| pair.over(None))?;
     Ok(pair)
 }
 
-/// Serves a lane, once it is ready, until the pair is over. Whatever ends this ends the pair too, since nobody else would answer there.
-fn run<H: Host>(worker: Worker<H, RemoteCaller>, chain: impl FnOnce() -> u64) {
+/// Serves a lane, once it is ready, until the pair is over. `begin` reads what the worker needs from its segment. Whatever ends this ends the pair too, since nobody else would answer there.
+fn run<H: Host>(worker: Worker<H, RemoteCaller>, begin: impl FnOnce() -> (u64, ServedLanes)) {
     struct Last(Arc<PairEndpoint>);
     impl Drop for Last {
         fn drop(&mut self) {
@@ -182,7 +184,8 @@ fn run<H: Host>(worker: Worker<H, RemoteCaller>, chain: impl FnOnce() -> u64) {
     if worker.asker().0.is_over() {
         return;
     }
-    let mut worker = worker.with_chain(chain());
+    let (chain, served) = begin();
+    let mut worker = worker.with_chain(chain, served);
     worker.take_thread();
     loop {
         match worker.serve_next() {
@@ -209,7 +212,6 @@ impl PairEndpoint {
             trust: None,
             peer_status: PeerStatus::new(None),
             bells: Bells::futexes(Count::of(&found)),
-            door: None,
             kept: None,
         });
         let pair = Self {

@@ -9,7 +9,7 @@ use crate::peer_status::{Cause, PeerStatus};
 use callgate_os::fork;
 use callgate_transport::decoder::TrustedPeer;
 use callgate_transport::memory_pool::PoolHandle;
-use callgate_transport::wake::{Bells, Door};
+use callgate_transport::wake::Bells;
 use std::any::Any;
 use std::time::Duration;
 
@@ -24,7 +24,6 @@ pub struct Peer {
     generation: u32,
     pub peer_status: PeerStatus,
     pub bells: Bells,
-    pub door: Option<Door>,
     /// What the starter of the peer keeps beside it.
     pub kept: Option<Kept>,
 }
@@ -39,15 +38,14 @@ pub struct PeerParts {
     pub trust: Option<TrustedPeer>,
     pub peer_status: PeerStatus,
     pub bells: Bells,
-    pub door: Option<Door>,
     pub kept: Option<Kept>,
 }
 
 impl Peer {
     pub fn new(parts: PeerParts) -> Self {
-        let PeerParts { pid, max_payload, trust, peer_status, bells, door, kept } = parts;
+        let PeerParts { pid, max_payload, trust, peer_status, bells, kept } = parts;
         fork::count_forks();
-        Self { pid, max_payload, trust, generation: fork::generation(), peer_status, bells, door, kept }
+        Self { pid, max_payload, trust, generation: fork::generation(), peer_status, bells, kept }
     }
 
     /// Whether this process is a fork of the one that began to talk to the peer. A fork has no watcher, and its calls would overwrite those of the

@@ -32,7 +32,7 @@ pub trait Service: Sized + 'static {
     const NAME: &'static str;
 
     /// The proxy: the type's methods, as the caller calls them.
-    type Calls<M: Mode>;
+    type Calls<M: Mode>: Send + Sync + 'static;
 
     /// The proxy for one way of calling.
     #[doc(hidden)]
@@ -151,6 +151,11 @@ impl Method {
         Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false }
     }
 
+    /// Stands for the wait for one-way calls in errors.
+    pub const fn flush_of<T: Service>() -> Self {
+        Self { service: T::NAME, name: "flush", index: 0, interface: None, idempotent: false }
+    }
+
     /// Stands for the exchange of a child in errors.
     pub const fn restart_of<T: Service>() -> Self {
         Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false }
@@ -212,6 +217,8 @@ pub struct Exchange<'a> {
     pub call: u64,
     /// The kind of the reply, once it has been written.
     pub(crate) replied: Option<Kind>,
+    /// Nobody wants the value.
+    pub(crate) is_one_way: bool,
 }
 
 impl Exchange<'_> {
@@ -219,6 +226,10 @@ impl Exchange<'_> {
     /// becomes a fault.
     #[inline(always)]
     pub fn reply<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
+        if self.is_one_way && kind == Kind::Call {
+            self.replied = Some(kind);
+            return;
+        }
         match self.slot.write(value, self.alloc) {
             Ok(()) => self.replied = Some(kind),
             Err(error) => self.refuse_slow(error),

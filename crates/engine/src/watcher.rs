@@ -62,6 +62,22 @@ pub trait Watched: Send + Sync {
 
     /// Called when the process has ended.
     fn ended(&self, exit: Exit);
+
+    /// The eventfd that the process rings, if there is one. It stays readable: only rings count.
+    fn ring(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Called when it has rung. Returns whether it had reason to.
+    fn rung(&self) -> bool {
+        false
+    }
+}
+
+/// Looks for what a process rings about. Runs on the watcher's thread and must not block.
+pub trait Reactive: Send + Sync {
+    /// Called when the process has rung or ended. Returns whether there was anything.
+    fn react(&self) -> bool;
 }
 
 /// Has something to do at a point in time, see [`look_at`]. Runs on the watcher's thread and must not block.
@@ -237,9 +253,18 @@ struct WatchedChild {
     ended: Option<Instant>,
 }
 
-/// The keys of the waker and of released memory. Children have two keys each, from 2 on: even for the process, odd for the control socket.
+/// The keys of the waker and of released memory. Children have four keys each, from 4 on, of which the last two bits say what it is.
 const WAKER: u64 = 0;
 const RELEASES: u64 = 1;
+
+/// What a child's key stands for.
+const PROCESS: u64 = 0;
+const CONTROL: u64 = 1;
+const RING: u64 = 2;
+
+fn key(id: u64, what: u64) -> u64 {
+    id << 2 | what
+}
 
 impl Watcher {
     fn start() -> io::Result<WatcherHandle> {
@@ -315,7 +340,9 @@ impl Watcher {
         let mut unreadable = Vec::new();
         for (&id, child) in self.children.iter_mut().filter(|(_, child)| child.is_paused) {
             child.is_paused = false;
-            if self.poll.add(child.watched.control(), id << 1 | 1).is_err() {
+            if self.poll.add(child.watched.control(), key(id, CONTROL)).is_err()
+                || add_ring(&self.poll, child, id).is_err()
+            {
                 unreadable.push(id);
             }
         }
@@ -330,6 +357,7 @@ impl Watcher {
             self.look_for_held();
         } else {
             self.poll.remove(watched.pidfd().as_fd());
+            watched.ring().into_iter().for_each(|ring| self.poll.remove(ring));
             self.children.remove(&id);
         }
     }
@@ -340,13 +368,28 @@ impl Watcher {
         // Including the time that other threads spent on sending.
         child.credit.charge_time(child.watched.take_cost());
         if !child.credit.take(1) {
-            child.is_paused = true;
-            self.poll.remove(child.watched.control());
-            self.next_resume.get_or_insert_with(|| Instant::now() + SPELL);
+            self.pause(id);
         } else if !child.watched.read_control() {
             self.poll.remove(child.watched.control());
             self.give_up(id);
         }
+    }
+
+    /// Handles a ring of the child `id`. One without reason counts as a message.
+    fn ring(&mut self, id: u64) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if !child.watched.rung() && !child.credit.take(1) {
+            self.pause(id);
+        }
+    }
+
+    /// Listens to the child `id`, which has sent too much, no more for a while.
+    fn pause(&mut self, id: u64) {
+        let Some(child) = self.children.get_mut(&id).filter(|child| !child.is_paused) else { return };
+        child.is_paused = true;
+        self.poll.remove(child.watched.control());
+        child.watched.ring().into_iter().for_each(|ring| self.poll.remove(ring));
+        self.next_resume.get_or_insert_with(|| Instant::now() + SPELL);
     }
 
     fn tidy(&mut self) {
@@ -382,13 +425,16 @@ impl Watcher {
         if key == RELEASES {
             return self.tell_released();
         }
-        if key & 1 == 1 {
-            return self.read_from(key >> 1);
+        let id = key >> 2;
+        match key & 3 {
+            CONTROL => return self.read_from(id),
+            RING => return self.ring(id),
+            _ => {}
         }
-        let Some(child) = self.children.get(&(key >> 1)).map(|child| child.watched.clone()) else { return };
+        let Some(child) = self.children.get(&id).map(|child| child.watched.clone()) else { return };
         match exit_of(&*child) {
-            Some(exit) => self.end(key >> 1, exit),
-            None => self.await_status(key >> 1),
+            Some(exit) => self.end(id, exit),
+            None => self.await_status(id),
         }
     }
 
@@ -397,6 +443,7 @@ impl Watcher {
         let Some(WatchedChild { watched, .. }) = self.children.remove(&id) else { return };
         self.poll.remove(watched.control());
         self.poll.remove(watched.pidfd().as_fd());
+        watched.ring().into_iter().for_each(|ring| self.poll.remove(ring));
         watched.ended(exit);
     }
 
@@ -470,16 +517,24 @@ impl Watcher {
     fn add(&mut self, child: Arc<dyn Watched>) -> io::Result<()> {
         let id = self.next;
         self.next += 1;
-        self.poll.add(child.pidfd().as_fd(), id << 1)?;
-        if let Err(error) = self.poll.add(child.control(), id << 1 | 1) {
-            self.poll.remove(child.pidfd().as_fd());
-            return Err(error);
-        }
         let child =
             WatchedChild { watched: child, credit: Credit::new(BURST, MESSAGES), is_paused: false, ended: None };
+        let watched = &child.watched;
+        self.poll.add(watched.pidfd().as_fd(), key(id, PROCESS))?;
+        let added = self.poll.add(watched.control(), key(id, CONTROL)).and_then(|()| add_ring(&self.poll, &child, id));
+        if let Err(error) = added {
+            self.poll.remove(watched.control());
+            self.poll.remove(watched.pidfd().as_fd());
+            return Err(error);
+        }
         self.children.insert(id, child);
         Ok(())
     }
+}
+
+/// Listens for the child's rings.
+fn add_ring(poll: &PollSet, child: &WatchedChild, id: u64) -> io::Result<()> {
+    child.watched.ring().map_or(Ok(()), |ring| poll.add_edge(ring, key(id, RING)))
 }
 
 /// How the process ended, as far as that can be known now. Reaps a child.

@@ -37,7 +37,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// The version of the protocol between hub and clients.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"callgatM";
 const CLIENT: &[u8] = b"callgate manager 2: client";

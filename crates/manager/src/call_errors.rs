@@ -89,7 +89,7 @@ pub(super) fn classify(error: &CallError) -> Retry {
         CallError::Gone { started, .. } | CallError::Call(Died { started, .. } | Stopped { started, .. }) => {
             match started {
                 Started::No => Retry::AskHub,
-                Started::Yes => Retry::ForgetLocation,
+                Started::Yes | Started::Unknown => Retry::ForgetLocation,
             }
         }
         CallError::Call(Corrupt { .. }) => Retry::ForgetLocation,

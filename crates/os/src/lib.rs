@@ -20,8 +20,10 @@ pub mod const_text;
 #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
 pub mod trace;
 pub mod sync;
+pub mod barrier;
 
 // This process.
+pub mod clock;
 pub mod cpu;
 pub mod fork;
 pub mod selfproc;

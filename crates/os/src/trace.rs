@@ -70,6 +70,18 @@ macro_rules! traced {
                 self.note(AccessKind::Write);
                 self.0.store(value, ordering);
             }
+
+            pub fn compare_exchange(
+                &self,
+                current: $word,
+                new: $word,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$word, $word> {
+                self.note(AccessKind::Read);
+                self.note(AccessKind::Write);
+                self.0.compare_exchange(current, new, success, failure)
+            }
         }
     };
 }
@@ -78,6 +90,12 @@ traced!(AtomicU32, u32);
 traced!(AtomicU64, u64);
 
 impl AtomicU32 {
+    pub fn swap(&self, value: u32, ordering: Ordering) -> u32 {
+        self.note(AccessKind::Read);
+        self.note(AccessKind::Write);
+        self.0.swap(value, ordering)
+    }
+
     pub fn fetch_max(&self, value: u32, ordering: Ordering) -> u32 {
         self.note(AccessKind::Read);
         self.note(AccessKind::Write);

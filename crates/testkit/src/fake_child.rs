@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::input::Input;
-use callgate_engine::caller::Caller;
+use callgate_engine::caller::{Caller, QueueLimits};
 use callgate_engine::control::{Control, Message};
 use callgate_engine::link::{Link, LinkParts, MemoryOptions};
 use callgate_engine::watcher::Watched;
@@ -54,7 +54,7 @@ impl FakeChild {
         let bells = ParentBells::new(Signal::Futex, Count::of(&GEOMETRY), &*backing).expect("futexes need nothing");
         let (parent, child) = socket::pair().expect("a pair of sockets");
         let link = Link::new(1, Pidfd::of_nobody(), parent, &segment, LinkParts { memory, backing, bells, kept: None });
-        let caller = Arc::new(Caller::new::<Nothing>(&segment, link.clone(), Wait::Park));
+        let caller = Caller::new::<Nothing>(&segment, link.clone(), Wait::Park, None, QueueLimits::DEFAULT);
         Self { link, caller, segment, child: Control::new(child) }
     }
 

@@ -6,7 +6,7 @@
 
 use callgate::__codegen::Own;
 use callgate_engine::callee::{Parent, Worker};
-use callgate_engine::caller::{Caller, Sent};
+use callgate_engine::caller::{Caller, QueueLimits, Sent};
 use callgate_engine::control::Control;
 use callgate_engine::host::{Alone, Host};
 use callgate_engine::link::{Link, LinkParts, MemoryOptions};
@@ -43,7 +43,7 @@ static ADD: Method = Method { service: "Counter", name: "add", index: 1, interfa
 
 /// A bridge without a child: the caller, and the parts from which to build a callee in the same process.
 pub(crate) struct Ends {
-    pub(crate) caller: Caller,
+    pub(crate) caller: Arc<Caller>,
     /// The segment as mapped by the caller, then as mapped by the callee.
     pub(crate) segments: [Segment; 2],
     /// The callee's end of the control socket.
@@ -65,7 +65,7 @@ impl Ends {
         let memory = MemoryOptions { max_payload: 1 << 20, total: 16 << 20, retained: 1 << 20, trust: None };
         let peers = Segment::attach(&*backing, &mut object.into_iter()).unwrap();
         let link = Link::new(1, Pidfd::of_nobody(), parent, &own, LinkParts { memory, backing, bells, kept: None });
-        let caller = Caller::new::<T>(&own, link, wait);
+        let caller = Caller::new::<T>(&own, link, wait, None, QueueLimits::DEFAULT);
         Self { caller, segments: [own, peers], child, wait }
     }
 

@@ -30,16 +30,25 @@ pub enum Kind {
     TooLarge = 6,
     /// Reply: refused; the payload is a text.
     Refused = 7,
+    /// Request: call a method, and answer only if that fails.
+    Send = 8,
     /// Reply: there was no memory for the value; the payload is a [`Limit`].
     Exhausted = 9,
     /// Reply: a callback failed, or could not be run; the payload is a [`CallbackError`](crate::error::CallbackError).
     Failed = 10,
     /// Reply: the value, or the arguments, nest too deep or have too many elements; the payload is a [`Beyond`].
     Beyond = 11,
+    /// Reply: the caller withdrew the request before it started, and it has not been carried out.
+    Withdrawn = 12,
+    /// Request: nothing. Reply: everything sent before on this lane has been carried out.
+    Flush = 13,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
 const IN_BLOCK: u8 = 0x80;
+
+/// Set in the kind's byte of a request whose caller has withdrawn it: it is not carried out, unless it has started.
+const WITHDRAWN: u8 = 0x40;
 
 /// The kind's byte of a reply that is announced while it is written into a block. It has no kind, so it is no frame.
 const WRITING: u8 = IN_BLOCK;
@@ -55,9 +64,12 @@ impl Kind {
             5 => Self::Fault,
             6 => Self::TooLarge,
             7 => Self::Refused,
+            8 => Self::Send,
             9 => Self::Exhausted,
             10 => Self::Failed,
             11 => Self::Beyond,
+            12 => Self::Withdrawn,
+            13 => Self::Flush,
             _ => return None,
         })
     }
@@ -139,6 +151,17 @@ impl Commit {
         word >> 32 == sequence(position) && word as u8 & !WRITING != 0
     }
 
+    /// The word of a request that has been withdrawn.
+    pub(crate) fn withdrawn(word: u64) -> u64 {
+        word | u64::from(WITHDRAWN)
+    }
+
+    /// Whether `word` says that its request has been withdrawn.
+    #[inline(always)]
+    pub(crate) fn is_withdrawn(word: u64) -> bool {
+        word as u8 & WITHDRAWN != 0
+    }
+
     /// Whether `word` publishes the frame at `position` or a later one.
     pub(crate) fn is_at_or_past(word: u64, position: u64) -> bool {
         let laps = ((word >> 32) as u32).wrapping_sub(sequence(position) as u32);
@@ -176,7 +199,7 @@ impl Commit {
     #[inline(always)]
     pub fn checked(word: u64, line: &SlotLine, capacity: usize) -> Result<Self, &'static str> {
         let raw = (word & 0xff) as u8;
-        let kind = Kind::checked(raw & !IN_BLOCK).ok_or("a frame of unknown kind")?;
+        let kind = Kind::checked(raw & !(IN_BLOCK | WITHDRAWN)).ok_or("a frame of unknown kind")?;
         let len = (word >> 8 & 0xff_ffff) as usize;
         if raw & IN_BLOCK != 0 {
             return Ok(Self { kind, place: Place::Block(BlockRef::load(line)) });
@@ -232,7 +255,7 @@ mod tests {
             let word = 1 << 32 | len << 8 | Kind::Call as u64;
             assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
         }
-        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 9, 10, 11].contains(&(kind & 0x7f))) {
+        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13].contains(&(kind & 0x3f))) {
             assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
         }
     }

@@ -145,13 +145,13 @@ impl<'d> Decoder<'d> {
     label = "rkyv cannot archive this type",
     note = "derive `rkyv::Archive`, `rkyv::Serialize` and `rkyv::Deserialize` for it (see `callgate::Transfer`), or mark the method `#[bridge(skip)]`"
 )]
-pub trait Transfer: Sized + Encode + Archive<Archived: Checked + Decode<Self>> + 'static {}
+pub trait Transfer: Sized + Send + Encode + Archive<Archived: Checked + Decode<Self> + Send> + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T> Transfer for T
 where
-    T: Encode + Archive + 'static,
-    T::Archived: Checked + Decode<T>,
+    T: Send + Encode + Archive + 'static,
+    T::Archived: Checked + Decode<T> + Send,
 {
 }
 

@@ -21,7 +21,7 @@
 
 use crate::bounds::MAX_SPURIOUS;
 use crate::failpoints::{self, Step};
-use crate::layout::{AWAKE, BellLine, PARKED};
+use crate::layout::{AWAKE, BellLine, LISTENED, PARKED};
 use crate::wake::Sleeper;
 use callgate_os::futex::Futex;
 use callgate_os::futex::PrivateScope;
@@ -37,6 +37,9 @@ use std::time::{Duration, Instant};
 /// costs is never worse than twice the best choice made with foreknowledge (Karlin, Manasse, Rudolph, Sleator, "Competitive
 /// snoopy caching", 1988).
 const SPIN_MOST: Duration = Duration::from_micros(50);
+
+/// The longest time that a task polls which could do something else.
+const BRIEF_MOST: Duration = Duration::from_micros(6);
 
 /// A side that usually waits longer than [`SPIN_MOST`] still polls in one of this many waits, to see whether waits have become shorter:
 /// the time that a parked side waited says little, because it includes the wake-up.
@@ -108,6 +111,12 @@ impl Pace {
         Self { usual: Cell::new(Self::LEAST), unpolled: Cell::new(0) }
     }
 
+    /// How long waits take for a side that does not want to wait: `None` if they usually take longer than [`BRIEF_MOST`].
+    pub fn brief(&self) -> Option<Duration> {
+        let usual = Duration::from_nanos(self.usual.get().into());
+        (usual <= BRIEF_MOST).then_some(usual)
+    }
+
     /// Whether to poll in the next wait.
     fn polls(&self) -> bool {
         if self.usual.get() <= SPIN_MOST.as_nanos() as u32 {
@@ -164,6 +173,11 @@ impl Deadline {
         }
     }
 
+    /// At this time.
+    pub fn at(instant: Instant) -> Self {
+        Self(Some(instant))
+    }
+
     /// Now.
     pub fn now() -> Self {
         Self(Some(Instant::now()))
@@ -172,6 +186,15 @@ impl Deadline {
     /// The time left, `None` if there is no limit.
     pub fn left(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// The earlier of the two.
+    #[inline]
+    pub fn earlier(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(at), Some(other)) => Self(Some(at.min(other))),
+            (at, other) => Self(at.or(other)),
+        }
     }
 
     /// The point in time itself.
@@ -209,19 +232,40 @@ pub fn notify(bell: &BellLine, sleeper: &Arc<dyn Sleeper>) {
 
 #[cold]
 fn wake_slow(bell: &BellLine, sleeper: &Arc<dyn Sleeper>) {
-    bell.parked.word().store(AWAKE, Relaxed);
-    sleeper.wake(bell);
+    // In one step: a thread may have begun to sleep where nobody slept before, and it must not be left to a ring.
+    match bell.parked.word().swap(AWAKE, Relaxed) {
+        LISTENED => sleeper.ring(),
+        _ => sleeper.wake(bell),
+    }
 }
 
 /// Asks notifiers to ring at `bell` from now on, and looks whether something is already published: W1 to W3.
 #[inline]
-pub fn arm(bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
+fn arm(bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
+    arm_as(PARKED, bell, ready)
+}
+
+/// The same for the bridge's ring: nobody sleeps at `bell`.
+pub fn listen(bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
+    arm_as(LISTENED, bell, ready)
+}
+
+#[inline]
+fn arm_as(state: u32, bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
     // W1.
-    bell.parked.word().store(PARKED, Relaxed);
+    bell.parked.word().store(state, Relaxed);
     // W2: orders `parked` before the look at the commit word. Pairs with N2 in `notify`.
     fence(SeqCst);
     // W3.
     ready()
+}
+
+/// Wakes whoever of this process sleeps at its own `bell`, so that it looks around, if the backend can do that.
+#[cold]
+pub fn rouse(bell: &BellLine, sleeper: &dyn Sleeper) {
+    if bell.parked.word().load(Relaxed) == PARKED {
+        sleeper.rouse(bell);
+    }
 }
 
 /// Asks notifiers not to ring any more.
@@ -262,6 +306,14 @@ impl Waiter<'_> {
                 self.spin(deadline, Some(time), ready).0.unwrap_or_else(|| self.park(deadline, ready))
             }
             Wait::Park => self.park(deadline, ready),
+        }
+    }
+
+    /// Polls for at most `budget`.
+    pub fn poll(&self, budget: Duration, mut ready: impl FnMut() -> bool) {
+        if publish_cpu(self.bell) != self.peer_cpu {
+            let (_, spent) = self.spin(Deadline::NEVER, Some(budget), &mut ready);
+            self.pace.polled(spent.as_nanos().try_into().unwrap_or(u32::MAX));
         }
     }
 

@@ -59,6 +59,22 @@ pub enum CallError {
         started: Started,
     },
 
+    /// Every lane is full, and so is the queue of requests that wait for room: see `Builder::queue`. The call was not sent.
+    #[error(
+        "call `{call}` failed: all {lanes} lanes to the child are full, and {calls} calls or {bytes} bytes already wait for room (allow more with \
+         Builder::queue, or wait for results); the call had not started"
+    )]
+    Busy {
+        /// The call that failed.
+        call: CallName,
+        /// How many lanes there are.
+        lanes: u32,
+        /// How many calls may wait.
+        calls: u32,
+        /// How many bytes their requests may have.
+        bytes: u64,
+    },
+
     /// The arguments or the reply are larger than the bridge accepts. Nothing was lost: the bridge goes on.
     #[error("call `{call}` failed: its {what} is {len} bytes or more, and the limit is {max}")]
     TooLarge {
@@ -175,6 +191,26 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Gives the error another call's name.
+    #[doc(hidden)]
+    pub fn rename(&mut self, name: CallName) {
+        match self {
+            CallError::Panicked { call, .. }
+            | CallError::Died { call, .. }
+            | CallError::TimedOut { call, .. }
+            | CallError::Busy { call, .. }
+            | CallError::TooLarge { call, .. }
+            | CallError::TooDeep { call, .. }
+            | CallError::TooMany { call, .. }
+            | CallError::Exhausted { call, .. }
+            | CallError::Corrupt { call, .. }
+            | CallError::Stopped { call, .. }
+            | CallError::Down { call, .. }
+            | CallError::TooNested { call, .. }
+            | CallError::Refused { call, .. } => *call = name,
+        }
+    }
+
     /// How far the call had come, where the error says it.
     #[doc(hidden)]
     pub fn started_mut(&mut self) -> Option<&mut Started> {
@@ -193,8 +229,7 @@ impl CallError {
 pub enum Awaited {
     /// The answer: the call had been sent.
     Answer,
-    /// One of so many lanes, all of which were in use by calls that other threads wait in, or by `Pending`s whose results nobody
-    /// had taken. The child may have had nothing to do.
+    /// One of so many lanes, all of which were in use by calls before it. Its request was not sent.
     Lane {
         /// How many there are.
         lanes: u32,
@@ -217,15 +252,8 @@ impl fmt::Display for TimedOutText<'_> {
             Awaited::Lane { lanes } => {
                 write!(
                     f,
-                    "no lane to {peer} {pid} was free within {timeout:?}: all {lanes} are in use, by calls that other threads wait in or \
-                     by results that nobody has taken"
-                )?;
-                match call.is_of_callback() {
-                    true => Ok(()),
-                    false => f.write_str(
-                        " (take or drop `Pending`s, or give the bridge more with Builder::concurrent_callers)",
-                    ),
-                }
+                    "no lane to {peer} {pid} was free within {timeout:?}: all {lanes} are full of calls that have not been answered"
+                )
             }
             Awaited::Slot => write!(
                 f,
@@ -422,11 +450,12 @@ impl fmt::Display for Because<'_> {
 /// Whether a call that got no answer had begun, as the process that was called recorded it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Started {
-    /// The method or callback had not begun. If the child is gone, or the process that registered the callback, it never will, and trying
-    /// again is safe; after a timeout the request still waits there, and may run later.
+    /// The method or callback has not begun and never will: trying again is safe.
     No,
     /// The method may have run, wholly or in part.
     Yes,
+    /// Nobody can say: the kernel of the process that was called has no `membarrier`, or forbids it. Treat it as `Yes`.
+    Unknown,
 }
 
 impl fmt::Display for Started {
@@ -434,6 +463,7 @@ impl fmt::Display for Started {
         f.write_str(match self {
             Started::No => "the call had not started",
             Started::Yes => "the call had started",
+            Started::Unknown => "the call may have started",
         })
     }
 }

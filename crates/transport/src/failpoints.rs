@@ -57,6 +57,9 @@ steps! {
     ParentEnded = "parent.ended", "Everybody has been told that the child has ended.";
     }
     Child {
+    ParentRequestQueued = "parent.request-queued", "A request has been encoded that found no room on any lane.";
+    ParentWithdrawn = "parent.withdrawn", "A request has been marked as withdrawn.";
+    ParentAttended = "parent.attended", "A lane's replies have been taken for others, and its holder is about to leave.";
     ChildAdopted = "child.adopted", "The child has its control socket, and has read nothing.";
     ChildGreeted = "child.greeted", "The greeting has been heard, and the child will die with its parent.";
     ChildAttached = "child.attached", "The segment is mapped, and the parent has not been answered.";

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! segment   | Header | WorkerLine 0, 1, .. | lane 0 | lane 1 | .. | HeldTable 0, 1 | LastWords   (lane n belongs to worker n % workers)
-//! lane      | CallerLine | CalleeLine | request slot 0 .. | reply slot 0 .. |      (rings of `slots` slots)
+//! lane      | CallerLine | CalleeLine | DeadlineEntry 0 .. | request slot 0 .. | reply slot 0 .. |      (rings of `slots` slots)
 //! slot      | SlotLine: commit 8 | call 8 | payload 48 | payload, 64 bytes a line .. |
 //! ```
 //!
@@ -26,7 +26,7 @@ pub const APART: usize = 128;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"callgate");
 
 /// The version of this layout, and of frames and messages.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Bytes of payload in a slot's first line.
 pub const INLINE: usize = LINE - PAYLOAD_OFFSET;
@@ -61,13 +61,16 @@ pub(crate) const LOAN_ID: usize = 5;
 #[derive(Debug)]
 #[repr(C)]
 pub struct BellLine {
-    /// [`AWAKE`] or [`PARKED`].
+    /// [`AWAKE`], [`PARKED`] or [`LISTENED`].
     ///
     /// | from | to | who | when |
     /// |---|---|---|---|
     /// | AWAKE | PARKED | waiter | before its last look at the commit word, and its sleep |
     /// | PARKED | AWAKE | notifier | after it has published, before it wakes |
     /// | PARKED | AWAKE | waiter | when it no longer sleeps |
+    /// | AWAKE | LISTENED | caller | it leaves the lane, and is to be told of the next reply by the bridge's ring |
+    /// | LISTENED | AWAKE | notifier | after it has published, before it rings |
+    /// | LISTENED | PARKED, AWAKE | caller | a thread waits at the lane again, or nobody is to be told |
     pub parked: Futex<SharedScope>,
     /// The CPU that the waiter last ran on, plus 1; 0 = not known.
     pub cpu: AtomicU32,
@@ -77,6 +80,8 @@ pub struct BellLine {
 pub const AWAKE: u32 = 0;
 /// The waiter sleeps, or is about to.
 pub const PARKED: u32 = 1;
+/// Nobody sleeps here: the notifier rings the one ring of the bridge instead.
+pub const LISTENED: u32 = 2;
 
 /// What the caller of a lane writes besides requests. The callee reads it after each reply.
 #[derive(Debug)]
@@ -98,6 +103,20 @@ pub struct CallerLine {
 pub struct CalleeLine {
     /// The position of the last call that has started, plus 1. Written just before its method runs.
     pub started: AtomicU64,
+    /// Not 0 if the caller can order what the callee has written by a barrier of its own (`callgate_os::barrier`). Written before the first call.
+    pub fenced: AtomicU32,
+    /// The position of the last one-way request that was carried out and not answered, plus 1.
+    pub passed: AtomicU64,
+}
+
+/// The deadline of one request: that of `position`, if `of` is `position` plus 1. Written before the request is published, and only if it has one, so
+/// that a call without a timeout touches no line of the table.
+#[derive(Debug)]
+#[repr(C)]
+pub struct DeadlineEntry {
+    pub of: AtomicU64,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub nanos: AtomicU64,
 }
 
 /// The doorbell of one worker of the child, and the lanes it must look at.
@@ -225,8 +244,12 @@ impl Geometry {
         (self.slots as usize * self.stride()).next_multiple_of(APART)
     }
 
+    fn deadlines_len(&self) -> usize {
+        (self.slots as usize * size_of::<DeadlineEntry>()).next_multiple_of(APART)
+    }
+
     fn lane_len(&self) -> usize {
-        size_of::<CallerLine>() + size_of::<CalleeLine>() + 2 * self.ring_len()
+        size_of::<CallerLine>() + size_of::<CalleeLine>() + self.deadlines_len() + 2 * self.ring_len()
     }
 
     /// The lanes that worker `index` serves, in order.
@@ -254,9 +277,14 @@ impl Geometry {
         self.caller_line(index) + size_of::<CallerLine>()
     }
 
+    /// Where the deadlines of lane `index` begin, one for each slot of its request ring.
+    pub fn deadlines(&self, index: u32) -> usize {
+        self.callee_line(index) + size_of::<CalleeLine>()
+    }
+
     /// Where the request ring of lane `index` begins.
     pub fn requests(&self, index: u32) -> usize {
-        self.callee_line(index) + size_of::<CalleeLine>()
+        self.deadlines(index) + self.deadlines_len()
     }
 
     /// Where the reply ring of lane `index` begins.
@@ -300,6 +328,8 @@ const _: () = {
     assert!(offset_of!(CallerLine, bell) == 0 && offset_of!(CallerLine, released) == 8);
     assert!(offset_of!(CallerLine, gone) == 16 && offset_of!(CallerLine, chain) == 24);
     assert!(size_of::<CalleeLine>() == APART && offset_of!(CalleeLine, started) == 0);
+    assert!(offset_of!(CalleeLine, fenced) == 8 && offset_of!(CalleeLine, passed) == 16);
+    assert!(size_of::<DeadlineEntry>() == 16 && offset_of!(DeadlineEntry, nanos) == 8);
     assert!(size_of::<WorkerLine>() == APART && align_of::<WorkerLine>() == APART);
     assert!(offset_of!(WorkerLine, bell) == 0 && offset_of!(WorkerLine, lanes_in_use) == 8);
     assert!(size_of::<HeldTable>() == 8 * LOANS && align_of::<HeldTable>() == APART);
@@ -329,6 +359,9 @@ mod tests {
             for lane in 0..lanes {
                 assert_eq!(geometry.caller_line(lane) % APART, 0);
                 assert_eq!(geometry.requests(lane) % APART, 0);
+                assert!(
+                    geometry.deadlines(lane) + slots as usize * size_of::<DeadlineEntry>() <= geometry.requests(lane)
+                );
                 assert!(geometry.requests(lane) + ring <= geometry.replies(lane));
                 assert!(geometry.replies(lane) + ring <= geometry.caller_line(lane + 1));
             }

@@ -36,8 +36,10 @@ pub mod loans;
 pub mod memory_pool;
 pub mod stage;
 pub mod ring;
+pub mod moved_reply;
 pub mod outgoing_frame;
 pub mod encode;
+pub mod written_frame;
 
 // Reading frames.
 pub mod decoder;

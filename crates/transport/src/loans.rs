@@ -102,6 +102,14 @@ pub struct Attachments {
     pub returns: LoanList,
 }
 
+impl Attachments {
+    /// Whether it has memory of the frame's value: boxes.
+    #[inline(always)]
+    pub fn carries_boxes(&self) -> bool {
+        self.is_loaded && !(self.lent.is_empty() && self.returns.is_empty())
+    }
+}
+
 // ---- the lender ----------------------------------------------------------------------------------------------------
 
 /// What one side has lent to the other.

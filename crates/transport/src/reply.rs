@@ -13,7 +13,7 @@ pub use self::callback::CallbackReply;
 pub use self::trusted::TrustedReply;
 pub use self::untrusted::UntrustedReply;
 
-/// What a reply becomes: a value, or the archive itself ([`ArchivedReply`]).
-pub trait Reply: TrustedReply {}
+/// What a reply becomes: a value, or the archive itself ([`ArchivedReply`]). Any thread that has its lane may take it, and its caller may be another.
+pub trait Reply: TrustedReply + Send + 'static {}
 
-impl<R: TrustedReply> Reply for R {}
+impl<R: TrustedReply + Send + 'static> Reply for R {}

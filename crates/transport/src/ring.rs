@@ -98,6 +98,14 @@ impl Producer {
     }
 }
 
+impl Producer {
+    /// Leaves the claimed slot as it is and moves on: nothing is published there.
+    #[inline(always)]
+    pub fn skip(&mut self) {
+        self.next.position = self.next.position.wrapping_add(1);
+    }
+}
+
 impl Claim {
     /// The slot's payload.
     #[inline(always)]
@@ -148,6 +156,35 @@ impl Claim {
             // `Consumer::still_says`.
             fence(Release);
         }
+    }
+}
+
+/// The requests of a ring, as seen by whoever may withdraw one, or asks whether one is withdrawn: a thread that holds neither end.
+pub struct Withdrawer(Slots);
+
+impl Withdrawer {
+    pub fn new(slots: Slots) -> Self {
+        Self(slots)
+    }
+
+    /// Marks the request at `position` as withdrawn, unless another is in its slot by now.
+    pub fn withdraw(&self, position: u64) {
+        let commit = &self.0.line(position).commit;
+        // Relaxed, here and below: the mark carries nothing with it. What orders it is in `Withdrawal`.
+        let word = commit.load(Relaxed);
+        if Commit::is_at(word, position) {
+            // Fails if the producer has published another request there since.
+            let _ = commit.compare_exchange(word, Commit::withdrawn(word), Relaxed, Relaxed);
+        }
+    }
+}
+
+impl Withdrawer {
+    /// Whether the request at `position`, which has not been answered, has been withdrawn.
+    pub fn is_withdrawn(&self, position: u64) -> bool {
+        // Relaxed: nothing is read on the strength of this.
+        let word = self.0.line(position).commit.load(Relaxed);
+        Commit::is_at(word, position) && Commit::is_withdrawn(word)
     }
 }
 
@@ -255,18 +292,35 @@ impl Consumer {
     /// The breach, if no healthy peer could have written the frame.
     #[inline(always)]
     pub fn take(&self) -> Result<Option<Frame<'_>>, &'static str> {
-        let line = self.slots.line(self.position);
+        self.take_at(self.position)
+    }
+
+    /// The frame at `position`, which no later frame has replaced; `None` if it has not been published.
+    ///
+    /// # Errors
+    ///
+    /// As [`take`](Self::take).
+    #[inline(always)]
+    pub fn take_at(&self, position: u64) -> Result<Option<Frame<'_>>, &'static str> {
+        let line = self.slots.line(position);
         // Acquire: as in `is_ready`. Read once: what is checked here is what is used.
         let word = line.commit.load(Acquire);
-        if !Commit::is_at(word, self.position) {
+        if !Commit::is_at(word, position) {
             return Ok(None);
         }
         let commit = Commit::checked(word, line, self.slots.capacity())?;
         let payload = match commit.place {
-            Place::Slot(len) => self.slots.payload(self.position).first(len),
+            Place::Slot(len) => self.slots.payload(position).first(len),
             Place::Block(_) => Span::empty(),
         };
         Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload }))
+    }
+
+    /// Whether the producer has withdrawn the request at `position`, which has been taken and not answered.
+    #[inline(always)]
+    pub fn is_withdrawn(&self, position: u64) -> bool {
+        // Relaxed: nothing is read on the strength of this.
+        Commit::is_withdrawn(self.slots.line(position).commit.load(Relaxed))
     }
 
     /// Releases the next frame and moves on.

@@ -6,10 +6,11 @@
 
 use crate::backing::{Backing, SEGMENT, SealedMemfds};
 use crate::layout::{
-    CalleeLine, CallerLine, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET, PROTOCOL, SlotLine,
-    WorkerLine,
+    CalleeLine, CallerLine, DeadlineEntry, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET,
+    PROTOCOL, SlotLine, WorkerLine,
 };
 use callgate_os::mapping::{Mapping, Protection, copy_from_shared};
+use callgate_os::sync::AtomicU64;
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_os::sync::{will_read, will_write};
 use std::any::Any;
@@ -40,6 +41,8 @@ unsafe impl Atomics for CallerLine {}
 unsafe impl Atomics for CalleeLine {}
 // SAFETY: as above.
 unsafe impl Atomics for HeldTable {}
+// SAFETY: as above.
+unsafe impl Atomics for DeadlineEntry {}
 // SAFETY: as above.
 unsafe impl Atomics for LastWords {}
 
@@ -112,10 +115,23 @@ impl Slots {
         Self { first, stride, mask: count as u64 - 1, _owner: mapping.clone() }
     }
 
+    /// One slot in private memory with room for `capacity` bytes, as slots of a segment have.
+    pub fn private(capacity: usize) -> Self {
+        let lines = (capacity + PAYLOAD_OFFSET).div_ceil(LINE).max(1);
+        let line = || SlotLine {
+            commit: AtomicU64::new(0),
+            call: AtomicU64::new(0),
+            inline: std::array::from_fn(|_| AtomicU64::new(0)),
+        };
+        let lines: Arc<[SlotLine]> = (0..lines).map(|_| line()).collect();
+        // From the whole slice: a pointer made from a reference to the first line could not reach the others.
+        let first = NonNull::from(&*lines).cast();
+        Self { first, stride: lines.len() * LINE, mask: 0, _owner: Arc::new(lines) }
+    }
+
     /// `count` slots of one line each on the heap, for tests and models. `count` must be a power of two.
     #[cfg(any(test, feature = "testkit"))]
     pub fn on_heap(count: usize) -> Self {
-        use callgate_os::sync::AtomicU64;
         assert!(count.is_power_of_two());
         let line = || SlotLine {
             commit: AtomicU64::new(0),
@@ -158,6 +174,58 @@ impl Slots {
         // SAFETY: the payload begins inside the slot's first line.
         let start = unsafe { self.at(position).cast::<u8>().byte_add(PAYLOAD_OFFSET) };
         Span { start, len: self.capacity(), memory: PhantomData }
+    }
+}
+
+/// The deadlines of the requests of one lane.
+#[cfg_attr(any(test, feature = "testkit"), derive(Clone))]
+pub struct Deadlines {
+    first: NonNull<DeadlineEntry>,
+    mask: u64,
+    _owner: MappingOwner,
+}
+
+// SAFETY: hands out nothing; its atomics lie in memory that `_owner` keeps alive.
+unsafe impl Send for Deadlines {}
+// SAFETY: as above.
+unsafe impl Sync for Deadlines {}
+
+impl Deadlines {
+    fn new(mapping: &Arc<Mapping>, offset: usize, geometry: &Geometry) -> Self {
+        let (count, entry) = (geometry.slots as usize, size_of::<DeadlineEntry>());
+        let first = checked_address(mapping, offset, count * entry, align_of::<DeadlineEntry>()).cast();
+        Self { first, mask: count as u64 - 1, _owner: mapping.clone() }
+    }
+
+    /// As many deadlines on the heap, for tests and models.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn on_heap(count: usize) -> Self {
+        assert!(count.is_power_of_two());
+        let entry = || DeadlineEntry { of: AtomicU64::new(0), nanos: AtomicU64::new(0) };
+        let entries: Arc<[DeadlineEntry]> = (0..count).map(|_| entry()).collect();
+        Self { first: NonNull::from(&*entries).cast(), mask: count as u64 - 1, _owner: Arc::new(entries) }
+    }
+
+    fn entry(&self, position: u64) -> &DeadlineEntry {
+        // SAFETY: the index is masked to the count of entries, all of which `new` found to lie inside the memory.
+        let entry = unsafe { self.first.add((position & self.mask) as usize) };
+        // SAFETY: inside memory that `_owner` keeps alive; every bit pattern is a valid `DeadlineEntry`.
+        unsafe { entry.as_ref() }
+    }
+
+    /// Notes the deadline of the request that will be published at `position`, in nanoseconds of CLOCK_MONOTONIC.
+    pub fn set(&self, position: u64, nanos: u64) {
+        let entry = self.entry(position);
+        // Relaxed: published by the request's commit word.
+        entry.nanos.store(nanos, Relaxed);
+        entry.of.store(position.wrapping_add(1), Relaxed);
+    }
+
+    /// The deadline of the request at `position`, which has been taken and not answered; `None` if it has none.
+    pub fn get(&self, position: u64) -> Option<u64> {
+        let entry = self.entry(position);
+        // Relaxed: as in `set`.
+        (entry.of.load(Relaxed) == position.wrapping_add(1)).then(|| entry.nanos.load(Relaxed))
     }
 }
 
@@ -369,6 +437,11 @@ impl Segment {
     /// The child's last message, written as it ends.
     pub fn last_words(&self) -> Placed<LastWords> {
         Placed::new(&self.mapping, self.geometry.last_words())
+    }
+
+    /// The deadlines of the requests of a lane.
+    pub fn deadlines(&self, lane: u32) -> Deadlines {
+        Deadlines::new(&self.mapping, self.geometry.deadlines(lane), &self.geometry)
     }
 
     pub fn requests(&self, lane: u32) -> Slots {

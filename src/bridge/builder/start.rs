@@ -6,6 +6,7 @@
 
 use super::{Builder, MAX_PAYLOAD, RETAINED};
 use crate::bridge::child_spec::ChildSpec;
+use crate::bridge::doorbell::Doorbell;
 use crate::bridge::restart::Restart;
 use crate::bridge::sandboxing::SentPlan;
 use crate::bridge::starting_child::system;
@@ -15,6 +16,7 @@ use crate::bridge::{Bridge, entry, env_backends};
 use crate::start_error::StartError;
 use callgate_engine::bridged_traits;
 use callgate_engine::link::MemoryOptions;
+use callgate_engine::overdue::Lateness;
 use callgate_engine::service::{MAX_INTERFACES, Service};
 use callgate_os::limits::Wanted;
 use callgate_transport::layout::{Geometry, LINE};
@@ -34,19 +36,23 @@ impl<T: Service> Builder<T> {
     /// See [`StartError`]. Whatever the error, nothing is left behind: no process, descriptor or memory.
     pub fn start(mut self) -> Result<Bridge<T>, StartError> {
         let (restart, hooks) = (self.restart.take(), std::mem::take(&mut self.hooks));
-        let (timeout, stop_grace) = (self.timeout, self.stop_grace);
+        let (timeout, stop_grace, kill_after) = (self.timeout, self.stop_grace, self.kill_after);
         let mut spec = self.spec(restart.as_ref())?;
+        let doorbell = Doorbell::new().map_err(system::<T>("creating its doorbell".into(), Wanted::Memory))?;
         if restart.is_none() && hooks.is_empty() {
-            return Ok(Bridge::new(Target::Single(spec.start()?), timeout, stop_grace));
+            spec.lateness = kill_after.map(|kill_after| Lateness { kill_after: Some(kill_after), tell: None });
+            return Ok(Bridge::new(Target::Single(spec.start()?), timeout, stop_grace, doorbell));
         }
         let shared = SharedState::new();
-        spec.lateness = Some(shared.lateness(restart.as_ref(), &hooks));
+        let mut lateness = shared.lateness(restart.as_ref(), &hooks);
+        lateness.kill_after = kill_after.or(lateness.kill_after);
+        spec.lateness = Some(lateness);
         let child = spec.start()?;
         let supervisor = Supervisor::start(spec, child.clone(), restart, hooks, shared).map_err(|error| {
             child.kill_within(Duration::from_millis(500));
             system::<T>("starting the thread that starts other children".into(), Wanted::Task)(error)
         })?;
-        Ok(Bridge::new(Target::Supervised(supervisor), timeout, stop_grace))
+        Ok(Bridge::new(Target::Supervised(supervisor), timeout, stop_grace, doorbell))
     }
 
     /// Checks the options, and that they fit together.
@@ -85,6 +91,7 @@ impl<T: Service> Builder<T> {
             start_timeout: self.start_timeout,
             timeout: self.timeout,
             lateness: None,
+            queue: self.queue,
             service: PhantomData,
         })
     }

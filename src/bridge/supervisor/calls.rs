@@ -101,12 +101,45 @@ impl Supervisor {
     }
 
     /// The child for a call that does not wait.
-    pub(in crate::bridge) fn now(&self, method: &'static Method) -> Result<Arc<SupervisedChild>, CallError> {
+    ///
+    /// # Errors
+    ///
+    /// The last child, and why there is no other.
+    pub(in crate::bridge) fn now(
+        &self,
+        method: &'static Method,
+    ) -> Result<Arc<SupervisedChild>, (Arc<SupervisedChild>, CallError)> {
         let child = self.current();
         if child.is_over() && self.restart.is_some() {
-            return Err(self.down(&child, &CallContext::new(method, None)));
+            let error = self.down(&child, &CallContext::new(method, None));
+            return Err((child, error));
         }
         Ok(child)
+    }
+
+    /// Sends a call that wants no result to the current child.
+    pub(in crate::bridge) fn send<A: Request>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<(), CallError> {
+        let child = self.now(method).map_err(|(_, error)| error)?;
+        let mut sent_to = self.sent_to.lock();
+        if sent_to.last().is_none_or(|last| last.generation != child.generation) {
+            // What the children before did not acknowledge is reported by the next flush.
+            sent_to.retain(|old| old.caller.has_one_way());
+            sent_to.push(child.clone());
+        }
+        drop(sent_to);
+        child.caller.send_one_way(method, args, timeout)
+    }
+
+    /// Waits until the calls that want no result have been carried out, or are lost with a child.
+    pub(in crate::bridge) fn flush(&self, method: &'static Method, timeout: Option<Duration>) -> Result<(), CallError> {
+        let sent_to = std::mem::take(&mut *self.sent_to.lock());
+        let outcomes: Vec<_> = sent_to.iter().map(|child| child.caller.flush(method, timeout)).collect();
+        outcomes.into_iter().collect()
     }
 
     #[cold]

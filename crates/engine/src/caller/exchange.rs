@@ -1,23 +1,22 @@
 //! One request and its reply, on a lane that has been claimed.
 //!
-//! Replies come in the order of their requests; late replies to calls that gave up are dropped on the way. Never takes more replies than there are
-//! unanswered requests.
+//! Replies come in the order of their requests; on the way, those of calls that have begun go to them, and late replies to calls that gave up are
+//! dropped. Never takes more replies than there are unanswered requests.
 
 #![forbid(unsafe_code)]
 
-use super::{Ask, CallContext, Caller, MayWait};
+use super::settle::Exactness;
+use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
 use crate::lane::{CallerLane, Frame, SendError};
-use crate::service::Method;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Decoder;
-use callgate_transport::doorbell::Waited;
+use callgate_transport::doorbell::{Deadline, Waited};
 use callgate_transport::error::{Awaited, CallError, NoMemory, Started};
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use rkyv::rancor::Failure;
-use std::time::Instant;
 
 /// What a caller finds when it looks for the next reply.
 enum Next<'a> {
@@ -25,43 +24,25 @@ enum Next<'a> {
     Mine(Frame<'a>),
     /// Its own reply, which the child is still writing.
     Streaming,
-    /// A late reply to an earlier call that gave up.
-    Late,
+    /// The reply to an earlier request.
+    Earlier,
     /// Nothing yet.
     Pending,
 }
 
 impl Caller {
-    #[inline]
-    pub(super) fn ask<A: Request, R: Reply>(&self, ask: Ask, args: A, context: &CallContext) -> Result<R, CallError> {
-        let (mut lane, call) = self.claim(ask.call, context)?;
-        self.ask_on(&mut lane, Ask { call, ..ask }, args, context)
-    }
-
-    #[inline]
-    fn ask_on<A: Request, R: Reply>(
-        &self,
-        lane: &mut CallerLane,
-        ask: Ask,
-        args: A,
-        context: &CallContext,
-    ) -> Result<R, CallError> {
-        let position = self.send_on(lane, ask, args, context)?;
-        self.receive(lane, position, ask.kind, context)
-    }
-
     /// Sends a request on a lane; returns its position. Drops the arguments before publishing, so that boxes among them are the callee's alone.
     #[inline(always)]
     pub(super) fn send_on<A: Request>(
         &self,
-        lane: &mut CallerLane,
+        lane: &mut LaneClaim<'_>,
         ask: Ask,
         args: A,
         context: &CallContext,
     ) -> Result<u64, CallError> {
         let len = self.write_on(lane, ask.kind, &args, MayWait::Yes, context)?;
         drop(args);
-        Ok(self.publish_on(lane, ask, len))
+        Ok(self.publish_on(lane, ask, len, context))
     }
 
     /// Like [`send_on`](Self::send_on), but leaves the arguments in place, to be sent again, unless the request carries boxes of theirs.
@@ -69,7 +50,7 @@ impl Caller {
     #[inline(always)]
     pub(super) fn send_kept_on<A: Request>(
         &self,
-        lane: &mut CallerLane,
+        lane: &mut LaneClaim<'_>,
         ask: Ask,
         args: &mut Option<A>,
         context: &CallContext,
@@ -79,22 +60,19 @@ impl Caller {
         if lane.carries_boxes() {
             *args = None;
         }
-        Ok(self.publish_on(lane, ask, len))
+        Ok(self.publish_on(lane, ask, len, context))
     }
 
     /// Writes a request and returns its length. The callee sees nothing before [`publish_on`](Self::publish_on).
     #[inline(always)]
     pub(super) fn write_on<A: Request>(
         &self,
-        lane: &mut CallerLane,
+        lane: &mut LaneClaim<'_>,
         kind: Kind,
         args: &A,
         may_wait: MayWait,
         context: &CallContext,
     ) -> Result<usize, CallError> {
-        if !lane.is_idle() {
-            self.settle_slow(lane, context)?;
-        }
         // The request to stop is sent after the bridge has been declared stopped.
         if self.peer.peer_status.is_over() && kind != Kind::Stop {
             return Err(self.over(Started::No, context));
@@ -115,9 +93,12 @@ impl Caller {
 
     /// Publishes the request of `len` bytes that has been written; returns its position.
     #[inline(always)]
-    pub(super) fn publish_on(&self, lane: &mut CallerLane, ask: Ask, len: usize) -> u64 {
+    pub(super) fn publish_on(&self, lane: &mut LaneClaim<'_>, ask: Ask, len: usize, context: &CallContext) -> u64 {
         let position = lane.position();
         failpoints::reach(Step::ParentRequestWritten);
+        if let Some(deadline) = context.deadline().instant() {
+            self.note_deadline(lane, deadline);
+        }
         lane.publish(ask.kind, ask.call, len, &*self.pool);
         match ask.kind {
             Kind::Construct => failpoints::reach(Step::ParentConstructorSent),
@@ -133,7 +114,7 @@ impl Caller {
     #[cold]
     fn write_again_slow<A: Request>(
         &self,
-        lane: &mut CallerLane,
+        lane: &mut LaneClaim<'_>,
         args: &A,
         alloc: &AllocContext<'_>,
     ) -> Result<usize, SendError> {
@@ -143,11 +124,10 @@ impl Caller {
 
     /// Takes the late replies to calls that gave up on all lanes that are free, to free the memory that they hold.
     pub fn take_late_replies(&self) {
-        let context = &CallContext::new(const { &Method::nameless() }, None);
-        for mut lane in self.lanes.iter().filter_map(|lane| lane.try_lock()) {
+        for mut lane in self.lanes.iter().filter_map(|lane| lane.gate.try_claim(self)) {
             lane.forget_unsent(&*self.pool);
-            // The next call on the lane reports what is wrong with a reply.
-            let _ = self.settle(&mut lane, context);
+            self.settle_ready(&mut lane);
+            lane.owe();
         }
     }
 
@@ -156,7 +136,7 @@ impl Caller {
     #[inline(always)]
     pub(super) fn receive<R: Reply>(
         &self,
-        lane: &mut CallerLane,
+        lane: &mut LaneClaim<'_>,
         position: u64,
         kind: Kind,
         context: &CallContext,
@@ -174,9 +154,7 @@ impl Caller {
                         return outcome;
                     }
                 }
-                Ok(Next::Late) => {
-                    self.drop_next(lane, context)?;
-                }
+                Ok(Next::Earlier) => self.pass_next(lane, context)?,
                 Err(what) => return Err(self.corrupt(what, context)),
                 // A child may publish replies and take them back for ever, but not beyond the deadline.
                 _ if has_waited && context.deadline().has_passed() => {
@@ -188,8 +166,13 @@ impl Caller {
                         return outcome;
                     }
                 }
-                Ok(Next::Pending) => match self.wait_on(lane, position, context) {
-                    Waited::Ready => has_waited = true,
+                Ok(Next::Pending) => match self.wait_on(lane, position, context.deadline()) {
+                    Waited::Ready => {
+                        has_waited = true;
+                        if lane.is_wanted() {
+                            self.attend_while_waiting(lane);
+                        }
+                    }
                     Waited::DeadlinePassed => return Err(self.give_up(lane, position, context)),
                     Waited::Dead => return Err(self.ended(lane, position, context)),
                 },
@@ -201,7 +184,7 @@ impl Caller {
     #[inline(always)]
     pub(super) fn take<R: Reply>(
         &self,
-        lane: &mut CallerLane,
+        lane: &mut LaneClaim<'_>,
         position: u64,
         kind: Kind,
         context: &CallContext,
@@ -214,8 +197,8 @@ impl Caller {
                     return Some(value);
                 }
                 Ok(Next::Mine(_)) => return self.take_slow(lane, kind, context),
-                Ok(Next::Late) => {
-                    if let Err(error) = self.drop_next(lane, context) {
+                Ok(Next::Earlier) => {
+                    if let Err(error) = self.pass_next(lane, context) {
                         return Some(Err(error));
                     }
                 }
@@ -234,7 +217,7 @@ impl Caller {
     fn next<'a>(&self, lane: &'a CallerLane, position: u64) -> Result<Next<'a>, &'static str> {
         Ok(match lane.take()? {
             Some((at, frame)) if at == position => Next::Mine(frame),
-            Some(_) => Next::Late,
+            Some(_) => Next::Earlier,
             None if self.may_follow(lane, position) && lane.is_announced() => Next::Streaming,
             None => Next::Pending,
         })
@@ -252,7 +235,7 @@ impl Caller {
     #[cold]
     fn take_slow<R: Reply>(
         &self,
-        lane: &mut CallerLane,
+        lane: &mut LaneClaim<'_>,
         kind: Kind,
         context: &CallContext,
     ) -> Option<Result<R, CallError>> {
@@ -268,9 +251,21 @@ impl Caller {
         Some(outcome)
     }
 
+    /// Gives the next reply to the pending call that it belongs to, or drops it.
+    #[cold]
+    fn pass_next(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
+        match lane.next_call() {
+            Some(call) if call.settle(self, lane) => drop(lane.pending.pop_front()),
+            // The child has taken it back.
+            Some(_) => {}
+            None => drop(self.drop_next(lane, context)?),
+        }
+        Ok(())
+    }
+
     /// Drops the next reply. Returns whether there was one.
     #[cold]
-    fn drop_next(&self, lane: &mut CallerLane, context: &CallContext) -> Result<bool, CallError> {
+    pub(super) fn drop_next(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<bool, CallError> {
         let Some((_, frame)) = lane.take().map_err(|what| self.corrupt(what, context))? else { return Ok(false) };
         let (carries, number) = (frame.carries(), self.pool.accept_returns(frame.call));
         self.release(lane, carries);
@@ -278,40 +273,35 @@ impl Caller {
         Ok(true)
     }
 
-    /// Whether to copy the reply to the request at `position` while it is written: not while a late reply is before it, which is only dropped, and
-    /// not if the reply is read in place.
+    /// Whether to copy the reply to the request at `position` while it is written: not while another reply is before it, and not if the reply is read
+    /// in place.
     #[inline(always)]
-    fn may_follow(&self, lane: &CallerLane, position: u64) -> bool {
+    pub(super) fn may_follow(&self, lane: &CallerLane, position: u64) -> bool {
         lane.replies().position() == position && self.peer.trust.is_none()
     }
 
-    /// Waits for the next reply; if it can be followed, until it is announced.
+    /// Waits for the next reply; if it can be followed, until it is announced. Also ends when the lane is wanted.
     #[inline(always)]
-    fn wait_on(&self, lane: &CallerLane, position: u64, context: &CallContext) -> Waited {
+    pub(super) fn wait_on(&self, lane: &LaneClaim<'_>, position: u64, deadline: Deadline) -> Waited {
         let wait = if self.may_follow(lane, position) { CallerLane::wait_for_any } else { CallerLane::wait };
-        wait(lane, self.wait, &self.peer.peer_status, context.deadline())
+        wait(lane, self.wait, &self.peer.peer_status, deadline, &|| lane.is_wanted())
     }
 
-    /// Leaves the reply to the request at `position` to the next user of the lane.
+    /// Leaves the reply to the request at `position` to the next user of the lane, and withdraws the request if it has not started.
     #[cold]
     pub fn give_up(&self, lane: &mut CallerLane, position: u64, context: &CallContext) -> CallError {
         lane.give_up(&*self.pool);
-        if let Some(overdue) = &self.overdue {
-            let (timeout, at) = (context.limit.timeout.unwrap_or_default(), (lane.index(), position));
-            overdue.watch(context.name(), timeout, at, Instant::now());
-        }
-        self.timed_out(lane.started(position), context)
+        self.timed_out(self.withdraw((lane.index(), position), context, Exactness::Known), context)
     }
 
     /// Takes late replies to calls that gave up, and waits until there is room for a request.
-    #[cold]
-    fn settle_slow(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
+    pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         loop {
-            self.settle(lane, context)?;
+            self.settle_ready(lane);
             if lane.credit() > 0 {
                 return Ok(());
             }
-            match lane.wait(self.wait, &self.peer.peer_status, context.deadline()) {
+            match lane.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {
                 Waited::Ready if !context.deadline().has_passed() => {}
                 Waited::Ready | Waited::DeadlinePassed => {
                     return Err(self.timed_out_for(Awaited::Slot, Started::No, context));
@@ -321,18 +311,12 @@ impl Caller {
         }
     }
 
-    /// Takes the late replies to calls that gave up that have arrived.
-    ///
-    /// Never takes more replies than there are unanswered requests: a hostile child may have published replies to requests that have not been made,
-    /// and taking one would put the two rings out of step for ever.
-    pub(super) fn settle(&self, lane: &mut CallerLane, context: &CallContext) -> Result<(), CallError> {
-        while !lane.is_idle() && self.drop_next(lane, context)? {}
-        Ok(())
-    }
-
     /// Releases the reply that was taken, and takes back what its request carried. `carries` = the reply carried something.
     #[inline(always)]
     pub fn release(&self, lane: &mut CallerLane, carries: bool) {
+        if lane.has_one_way() {
+            self.acknowledge_slow(lane);
+        }
         if let Some(attachments) = lane.release(carries) {
             self.pool.on(|pool, source| pool.arrived(attachments, source));
         }

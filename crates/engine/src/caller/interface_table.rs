@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 use super::{Ask, CallContext, Caller, InterfaceSlot};
-use crate::lane::CallerLane;
 use crate::service::InterfaceId;
 use callgate_os::image::Image;
 use callgate_transport::commit::Kind;
@@ -33,25 +32,31 @@ impl Caller {
     fn bind_slow(&self, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
         let (number, known, place) = self.enter(interface, context)?;
         if known.bound.get().is_none() {
-            self.ask::<_, ()>(Ask { kind: Kind::Bind, call: number }, place, context).map_err(not_started)?;
+            self.bind(number, place, &mut context.clone()).map_err(not_started)?;
             known.bound.get_or_init(|| ());
         }
         Ok(number)
     }
 
-    /// Tells the child by a request sent ahead of the next one on this lane. Its reply is dropped, like that of a call that gave up. Never waits.
-    pub(super) fn bind_ahead(
+    fn bind(&self, number: u64, place: (u64, u64), context: &mut CallContext) -> Result<(), CallError> {
+        let (mut lane, call) = match self.claim(number, context)? {
+            Some(claimed) => claimed,
+            None => (self.claim_idle(context)?, number),
+        };
+        let ask = Ask { kind: Kind::Bind, call };
+        let position = self.send_on(&mut lane, ask, place, context)?;
+        self.receive(&mut lane, position, ask.kind, context)
+    }
+
+    /// The interface's number, and what to tell the child in a request ahead of the call's own, on the same lane: `None` if it knows. The reply to that
+    /// is dropped, like that of a call that gave up.
+    pub(super) fn interface_ahead(
         &self,
-        lane: &mut CallerLane,
         interface: InterfaceId,
         context: &CallContext,
-    ) -> Result<u64, CallError> {
+    ) -> Result<(u64, Option<(u64, u64)>), CallError> {
         let (number, known, place) = self.enter(interface, context)?;
-        if known.bound.get().is_none() {
-            let ask = Ask { kind: Kind::Bind, call: number };
-            self.send_on(lane, ask, place, context)?;
-        }
-        Ok(number)
+        Ok((number, known.bound.get().is_none().then_some(place)))
     }
 
     /// The interface's number and entry in the table, entered if it is new, and what to tell the child: the offset of its dispatch function in this
@@ -71,7 +76,7 @@ impl Caller {
         }
         let address = (interface.dispatch)(self.workers);
         let place = (Image::current().offset_of(address).unwrap_or(u64::MAX), (interface.key)());
-        // Held for a moment only, never while waiting.
+        // GateGuard for a moment only, never while waiting.
         let _entering = self.entering.lock();
         if self.introduction(address).is_none() {
             let free = self.interfaces.iter().find(|place| place.address.get().is_none());

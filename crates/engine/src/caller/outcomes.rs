@@ -56,7 +56,7 @@ impl Caller {
     }
 
     #[cold]
-    fn failure_slow(&self, frame: &Frame<'_>, context: &CallContext) -> CallError {
+    pub(super) fn failure_slow(&self, frame: &Frame<'_>, context: &CallContext) -> CallError {
         let call = context.name();
         let failure =
             match frame.commit.kind {
@@ -135,7 +135,7 @@ impl Caller {
         CallError::Refused { call, why: why.into() }
     }
 
-    /// The error of a call whose time ran out while it waited for a lane.
+    /// The error of a call whose time ran out before it was sent: it waited for a lane, or for room on one.
     #[cold]
     pub(super) fn late(&self, context: &CallContext) -> CallError {
         self.timed_out_for(Awaited::Lane { lanes: self.lanes.len() as u32 }, Started::No, context)

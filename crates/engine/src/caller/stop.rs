@@ -4,24 +4,20 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Ask, CallContext, Caller, LANE_SLICE};
+use super::shared_lane::SharedLane;
+use super::{Ask, CallContext, Caller, LANE_SLICE, LaneClaim};
 use crate::callee::PANICKED;
-use crate::lane::{CallerLane, WorkerBell};
+use crate::lane::WorkerBell;
 use crate::peer_status::Cause;
 use crate::service::Method;
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::{Awaited, CallError, Exit, Fault, Started};
 use callgate_transport::failpoints::{self, Step};
-use parking_lot::{Mutex, MutexGuard};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a killed child may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long letting go of a bridge waits for a child that only has to drop its service.
-const LET_GO_TIMEOUT: Duration = Duration::from_millis(3);
 
 impl Caller {
     /// Has the child drop the service and exit after all calls sent before; kills it if that takes longer than `grace`. The child is gone when this
@@ -67,12 +63,13 @@ impl Caller {
 
     /// Asks the child to stop, and does not wait for it: unfinished calls, and replies that nobody takes, may hold its lanes. If the first lane is
     /// free within `timeout`, returns it with the position of a request, which will be answered. The child ends in any case.
-    fn ask_to_stop(&self, context: &CallContext, timeout: Duration) -> Option<(MutexGuard<'_, CallerLane>, u64)> {
+    fn ask_to_stop(&self, context: &CallContext, timeout: Duration) -> Option<(LaneClaim<'_>, u64)> {
         let (first, others) = self.bells.split_first()?;
         // Before the request to stop, at which the first worker begins to wait for the others.
         others.iter().for_each(WorkerBell::ask_to_end);
-        let asked = self.lanes[0].try_lock_for(timeout).and_then(|mut lane| {
-            self.settle(&mut lane, context).ok()?;
+        let asked = self.claim_within(&self.lanes[0], timeout).and_then(|mut lane| {
+            self.settle_ready(&mut lane);
+            lane.owe();
             if lane.credit() == 0 {
                 return None;
             }
@@ -87,6 +84,15 @@ impl Caller {
         asked
     }
 
+    /// This lane, if it is free within `timeout`.
+    fn claim_within<'a>(&'a self, lane: &'a SharedLane, timeout: Duration) -> Option<LaneClaim<'a>> {
+        let context = &CallContext::new(const { &Method::nameless() }, Some(timeout));
+        match lane.gate.try_claim(self) {
+            None if !timeout.is_zero() => self.wait_for_lane(std::iter::once(lane), context).ok().flatten(),
+            claim => claim,
+        }
+    }
+
     /// The answer of a child that was asked to stop without a request, as far as its exit code tells.
     fn stopped_unasked(&self, drop: &'static Method, deadline: Deadline) -> Result<(), CallError> {
         if self.peer.peer_status.wait(deadline) != Some(Exit::Code(PANICKED)) {
@@ -97,24 +103,20 @@ impl Caller {
         Err(CallError::Panicked { call: drop.call_name(), fault: Box::new(fault) })
     }
 
-    /// Has the child stop, as [`stop`](Self::stop) does, and leaves the rest to the watcher. An idle child is given a moment, enough for most to drop
-    /// their service before this returns.
-    pub fn let_go(&self, drop: &'static Method, grace: Duration) {
+    /// Has the child stop, as [`stop`](Self::stop) does, and leaves the rest to the watcher. An idle child is waited for until `patience` is over.
+    pub fn let_go(&self, drop: &'static Method, grace: Duration, patience: Duration) {
         if self.peer.is_in_fork() || self.peer.peer_status.is_over() {
             return;
         }
         self.peer.peer_status.blame(Cause::Stopped);
         let context = &CallContext::new(drop, Some(grace));
-        let is_idle = |lane: &Arc<Mutex<CallerLane>>| {
-            lane.try_lock().is_some_and(|mut lane| self.settle(&mut lane, context).is_ok() && lane.is_idle())
-        };
-        let is_idle = self.lanes.iter().all(is_idle);
+        let is_idle = self.lanes.iter().all(|lane: &SharedLane| self.claim_if_idle(lane).is_some());
         // Set whether or not the child gets the request.
         self.hold.kill_after(grace);
         let asked = self.ask_to_stop(context, Duration::ZERO);
         std::mem::drop(asked);
         if is_idle {
-            self.peer.peer_status.wait(Deadline::after(Some(LET_GO_TIMEOUT.min(grace))));
+            self.peer.peer_status.wait(Deadline::after(Some(patience.min(grace))));
         }
     }
 

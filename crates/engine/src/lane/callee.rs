@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{CalleeLane, ReplySlot, ReplyWriter, SentReply};
+use callgate_os::barrier;
 use callgate_os::sync::Ordering::{Relaxed, SeqCst};
 use callgate_os::sync::fence;
 use callgate_transport::commit::{Kind, Place};
@@ -43,7 +44,8 @@ impl CalleeLane {
         self.requests.is_ready()
     }
 
-    /// The next request, if it is there, and the slot for its reply. Records first that the request has started.
+    /// The next request, if it is there, and the slot for its reply. Records first that the request has started. A caller may
+    /// have [withdrawn](ReplySlot::is_withdrawn) it.
     ///
     /// # Errors
     ///
@@ -51,11 +53,16 @@ impl CalleeLane {
     #[inline(always)]
     pub fn begin(&mut self) -> Result<Option<(Frame<'_>, ReplySlot<'_>)>, &'static str> {
         let Some(frame) = self.requests.take()? else { return Ok(None) };
+        // B1.
         self.callee.started.store(self.requests.position().wrapping_add(1), Relaxed);
-        // Keeps the compiler from moving the method's effects before the record. The processor needs no fence: a child's record is read only after
-        // its death, when everything it stored is visible. Workers of a remote caller call `is_left`.
-        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
-        Ok(Some((frame, ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments })))
+        // B2: orders `started` before the look at the mark. Pairs with D2 in `Withdrawal::withdraw`. It also keeps the compiler from moving the method's
+        // effects before the record. For that the processor needs no fence: a child's record is read only after its death, when everything it stored is
+        // visible. Workers of a remote caller call `is_left`.
+        barrier::light();
+        // B3.
+        let is_withdrawn = self.requests.is_withdrawn(self.requests.position());
+        let slot = ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments, is_withdrawn };
+        Ok(Some((frame, slot)))
     }
 
     /// The position that the next reply will have.
@@ -73,6 +80,14 @@ impl CalleeLane {
         caller.notify();
     }
 
+    /// Releases a request that is not answered.
+    pub fn pass(&mut self) {
+        self.requests.release();
+        // Relaxed: for whoever judges this side.
+        self.callee.passed.store(self.requests.position(), Relaxed);
+        self.replies.ring.skip();
+    }
+
     /// The CPU that the caller last said it runs on, plus 1.
     pub(crate) fn caller_cpu(&self) -> u32 {
         self.replies.caller.line.bell.cpu.load(Relaxed)
@@ -80,6 +95,12 @@ impl CalleeLane {
 }
 
 impl ReplySlot<'_> {
+    /// Whether the caller has withdrawn the request, which must then not be carried out.
+    #[inline(always)]
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn
+    }
+
     /// Serialises the reply into the slot or a block. It is not published yet, but the caller may begin to copy a large one. A second call replaces
     /// the first.
     ///

@@ -4,14 +4,14 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CallerLane, is_past};
+use super::{CallerLane, OneWayRequest, is_past};
 use crate::peer_status::PeerStatus;
 use callgate_os::sync::Ordering::{Relaxed, Release, SeqCst};
 use callgate_os::sync::fence;
 use callgate_transport::commit::{Kind, Place};
 use callgate_transport::doorbell::{self, Deadline, Pace, Wait, Waited, Waiter};
 use callgate_transport::encode::{Encode, write_frame};
-use callgate_transport::error::Started;
+use callgate_transport::error::{CallName, Started};
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::{AllocContext, PoolHandle};
@@ -20,6 +20,7 @@ use callgate_transport::ring::{Consumer, Frame, Producer, Seen};
 use callgate_transport::segment::Segment;
 use callgate_transport::validator::Checked;
 use callgate_transport::wake::Bells;
+use callgate_transport::written_frame::WrittenFrame;
 use rkyv::Archive;
 use std::collections::VecDeque;
 
@@ -44,6 +45,9 @@ impl CallerLane {
             attachments: Attachments::default(),
             // Never grows: there are at most as many unanswered requests as slots.
             under_way: VecDeque::with_capacity(segment.geometry().slots as usize),
+            deadlines: segment.deadlines(index),
+            acknowledged: 0,
+            one_way: VecDeque::new(),
         }
     }
 
@@ -69,13 +73,13 @@ impl CallerLane {
         self.requests.position().wrapping_sub(self.replies.position())
     }
 
-    /// How many requests can be sent now: the number of slots, less the unanswered requests.
+    /// How many requests can be sent now: the number of slots, less the requests that have not been acknowledged.
     #[inline(always)]
     pub fn credit(&self) -> u64 {
-        self.replies.count().saturating_sub(self.unanswered())
+        self.replies.count().saturating_sub(self.requests.position().wrapping_sub(self.acknowledged))
     }
 
-    /// Whether every request has been answered.
+    /// Whether every request has been answered that will be. One-way requests may still be under way; they are half as many as slots at most.
     #[inline(always)]
     pub fn is_idle(&self) -> bool {
         self.unanswered() == 0
@@ -99,7 +103,13 @@ impl CallerLane {
     /// Whether the written request carries memory of its arguments: boxes.
     #[inline(always)]
     pub(crate) fn carries_boxes(&self) -> bool {
-        self.attachments.is_loaded && !(self.attachments.lent.is_empty() && self.attachments.returns.is_empty())
+        self.attachments.carries_boxes()
+    }
+
+    /// Whether the written request carries anything: a block, or boxes.
+    #[inline(always)]
+    pub(crate) fn carries_anything(&self) -> bool {
+        self.attachments.is_loaded
     }
 
     /// Publishes and announces the request of `len` bytes that was written. Boxes that this side still holds are now shared with the callee; the rest
@@ -114,6 +124,40 @@ impl CallerLane {
             self.enter_use_slow();
         }
         doorbell::notify(&self.worker.bell, &self.worker_bell);
+    }
+
+    /// Notes that the request at `position`, published just now, is one-way.
+    pub(crate) fn note_one_way(&mut self, position: u64, is_silent: bool, call: CallName) {
+        self.one_way.push_back(OneWayRequest { position, is_silent, call });
+        if is_silent && position == self.replies.position() {
+            self.replies.release();
+        }
+    }
+
+    /// Waits no more for replies that do not come.
+    #[cold]
+    fn skip_silent(&mut self) {
+        while self.one_way.iter().any(|one| one.is_silent && one.position == self.replies.position()) {
+            self.replies.release();
+        }
+    }
+
+    /// Whether one-way requests have not been acknowledged.
+    #[inline(always)]
+    pub(crate) fn has_one_way(&self) -> bool {
+        !self.one_way.is_empty()
+    }
+
+    /// The oldest one-way request that the next reply acknowledges, which is there.
+    pub(crate) fn acknowledge_one(&mut self) -> Option<OneWayRequest> {
+        let until = self.replies.position();
+        let is_before = |one: &OneWayRequest| until.wrapping_sub(one.position) < u64::MAX / 2;
+        if self.one_way.front().is_some_and(is_before) { self.one_way.pop_front() } else { None }
+    }
+
+    /// Whether the next request should be answered even if it succeeds: every half ring of requests, so that there is always room.
+    pub(crate) fn wants_acknowledgement(&self) -> bool {
+        (self.requests.position().wrapping_add(1)).is_multiple_of(self.replies.count() / 2)
     }
 
     /// Keeps what the request carries until it is answered. Returns where the request lies, and the list of blocks that it returns.
@@ -174,16 +218,36 @@ impl CallerLane {
         self.worker.lanes_in_use.fetch_max(self.place + 1, Relaxed);
     }
 
-    /// Waits for the next reply, whichever request it answers.
+    /// Waits for the next reply, whichever request it answers, or until `is_wanted`.
     #[inline(never)]
-    pub fn wait(&self, wait: Wait, peer_status: &PeerStatus, deadline: Deadline) -> Waited {
-        self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.is_ready())
+    pub fn wait(
+        &self,
+        wait: Wait,
+        peer_status: &PeerStatus,
+        deadline: Deadline,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Waited {
+        self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.is_ready() || is_wanted())
     }
 
-    /// Waits for the next reply, or until it is announced.
+    /// Waits for the next reply, or until it is announced, or until `is_wanted`.
     #[inline(never)]
-    pub(crate) fn wait_for_any(&self, wait: Wait, peer_status: &PeerStatus, deadline: Deadline) -> Waited {
-        self.waiter(wait, peer_status, &self.pace).wait(deadline, || self.replies.has_more(&Seen::default()))
+    pub(crate) fn wait_for_any(
+        &self,
+        wait: Wait,
+        peer_status: &PeerStatus,
+        deadline: Deadline,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Waited {
+        let waiter = self.waiter(wait, peer_status, &self.pace);
+        waiter.wait(deadline, || self.replies.has_more(&Seen::default()) || is_wanted())
+    }
+
+    /// Polls for the next reply as long as replies usually take here, if that is short.
+    pub(crate) fn poll_briefly(&self, peer_status: &PeerStatus) {
+        if let Some(budget) = self.pace.brief() {
+            self.waiter(Wait::Spin, peer_status, &self.pace).poll(budget, || self.replies.is_ready());
+        }
     }
 
     /// Waits for the next reply, or for more of it than has been `seen`. `pace` is that of such waits, which say nothing of how long replies take.
@@ -223,18 +287,32 @@ impl CallerLane {
         &self.replies
     }
 
-    /// Has the child ring for the next reply. Returns whether the reply is already there, so that nothing will ring.
-    ///
-    /// Look again when the bell has rung or the peer has died, and call this again if the reply is not there; when done, call
-    /// [`disarm`](Self::disarm).
-    pub fn arm(&self) -> bool {
-        doorbell::arm(&self.caller.bell, || self.replies.is_ready())
+    /// Has the child ring the bridge's ring for the next reply. Returns whether the reply is already there, so that nothing will ring.
+    pub(crate) fn listen(&self) -> bool {
+        doorbell::listen(&self.caller.bell, || self.replies.is_ready())
     }
 
-    /// Has the child ring no more for this lane, and forgets that it has rung.
-    pub fn disarm(&self) {
+    /// Has the child ring no more for this lane.
+    pub(crate) fn disarm(&self) {
         doorbell::disarm(&self.caller.bell);
-        self.own_bell.forget();
+    }
+
+    /// Whether the next reply is there.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.replies.is_ready()
+    }
+
+    /// Notes the deadline of the next request, for whoever carries it out.
+    #[cold]
+    pub(crate) fn set_deadline(&self, nanos: u64) {
+        self.deadlines.set(self.requests.position(), nanos);
+    }
+
+    /// Makes a request that was written beforehand the next one; returns its length, for [`publish`](Self::publish). The lane must have credit.
+    pub(crate) fn adopt(&mut self, written: WrittenFrame, pool: &dyn PoolHandle) -> usize {
+        debug_assert!(self.credit() > 0);
+        self.forget_unsent(pool);
+        written.into_slot(&mut self.requests, &mut self.attachments)
     }
 
     /// The next reply, if it is there.
@@ -252,6 +330,10 @@ impl CallerLane {
     #[inline(always)]
     pub fn release(&mut self, attachments: bool) -> Option<Attachments> {
         self.replies.release();
+        self.acknowledged = self.replies.position();
+        if self.has_one_way() {
+            self.skip_silent();
+        }
         if attachments {
             // Release: what had to be copied is copied, and what is kept is taken. Pairs with the Acquire in `ReplyMemory::collect` and
             // `OwnMemory::collect`.

@@ -12,7 +12,7 @@ use callgate_transport::error::Started;
 use callgate_transport::layout::{AWAKE, BellLine, CalleeLine, CallerLine, WorkerLine};
 use callgate_transport::loans::Attachments;
 use callgate_transport::ring::{Consumer, Producer, Seen};
-use callgate_transport::segment::{Placed, Slots};
+use callgate_transport::segment::{Deadlines, Placed, Slots};
 use callgate_transport::wake::{FutexSleeper, Sleeper};
 use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
@@ -42,7 +42,11 @@ fn caller_line() -> Placed<CallerLine> {
 /// Both ends of a lane.
 fn lane(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane) {
     let (requests, replies, line) = (Slots::on_heap(2), Slots::on_heap(2), caller_line());
-    let callee = Placed::on_heap(CalleeLine { started: AtomicU64::new(0) });
+    let callee = Placed::on_heap(CalleeLine {
+        started: AtomicU64::new(0),
+        fenced: AtomicU32::new(1),
+        passed: AtomicU64::new(0),
+    });
     let called = CalleeLane {
         index,
         requests: Consumer::new(requests.clone(), 0),
@@ -69,6 +73,9 @@ fn lane(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane) {
         pace: Pace::new(),
         attachments: Attachments::default(),
         under_way: VecDeque::new(),
+        deadlines: Deadlines::on_heap(2),
+        acknowledged: 0,
+        one_way: VecDeque::new(),
     };
     (caller, called)
 }

@@ -5,7 +5,7 @@
 use super::no_memory::no_memory;
 use super::{CalleeLane, CallerLane, ReplyWriter, WorkerLanes};
 use crate::peer_status::PeerStatus;
-use callgate_os::poll::readable;
+use callgate_os::poll::{PollSet, readable};
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::backing::Segments;
 use callgate_transport::commit::{Kind, Place};
@@ -66,8 +66,8 @@ fn take(lane: &mut CallerLane) {
     lane.release(false);
 }
 
-fn is_readable(door: impl AsFd) -> bool {
-    readable(door, Duration::ZERO).unwrap()
+fn is_readable(ring: impl AsFd) -> bool {
+    readable(ring, Duration::ZERO).unwrap()
 }
 
 /// The same two sides of one lane, as if `start` calls had been made on it.
@@ -80,6 +80,7 @@ fn long_used(start: u64) -> (CallerLane, CalleeLane) {
     let caller = CallerLane {
         requests: Producer::new(segment.requests(0), start),
         replies: Consumer::new(segment.replies(0), start),
+        acknowledged: start,
         ..new
     };
     let replies = ReplyWriter { ring: Producer::new(segment.replies(0), start), ..peer.replies };
@@ -140,7 +141,11 @@ fn sides_that_park_wake_each_other() {
             for call in 0..2000 {
                 let lane = &mut callers[call % 2];
                 ask(lane);
-                assert_eq!(lane.wait(Wait::Park, &peer_status, Deadline::NEVER), Waited::Ready, "{signal:?}");
+                assert_eq!(
+                    lane.wait(Wait::Park, &peer_status, Deadline::NEVER, &|| false),
+                    Waited::Ready,
+                    "{signal:?}"
+                );
                 take(lane);
             }
         });
@@ -155,7 +160,7 @@ fn a_death_wakes_who_sleeps_whatever_he_sleeps_on() {
         ask(&mut callers[0]);
         let (lane, peer_status) = (&mut callers[0], &peer_status);
         thread::scope(|scope| {
-            let waiting = scope.spawn(move || lane.wait(Wait::Park, peer_status, Deadline::NEVER));
+            let waiting = scope.spawn(move || lane.wait(Wait::Park, peer_status, Deadline::NEVER, &|| false));
             thread::sleep(Duration::from_millis(10));
             peer_status.end(callgate_transport::error::Exit::Unknown);
             assert_eq!(waiting.join().unwrap(), Waited::Dead, "{signal:?}");
@@ -164,35 +169,40 @@ fn a_death_wakes_who_sleeps_whatever_he_sleeps_on() {
 }
 
 #[test]
-fn the_door_opens_for_a_reply_that_was_armed_for_and_for_the_end() {
-    let (mut callers, mut worker, parent) = two_sides(Signal::EventFd);
-    let door = parent.door.as_ref().unwrap();
-    for round in 0..3 {
-        let lane = &mut callers[round % 2];
-        ask(lane);
-        assert!(!lane.arm() && !is_readable(door));
-        answer(&mut worker);
-        assert!(is_readable(door));
-        assert_eq!(door.clear().collect::<Vec<_>>(), [round as u32 % 2]);
-        // Asked once, the worker says no more of this ring, though the lane still holds it.
-        assert!(!is_readable(door));
-        assert!(lane.arm(), "the reply is there");
-        take(lane);
-        lane.disarm();
+fn the_ring_is_rung_once_for_a_reply_that_was_listened_for() {
+    for &signal in Signal::ALL {
+        let (mut callers, mut worker, parent) = two_sides(signal);
+        let rings = PollSet::new().unwrap();
+        rings.add_edge(&*parent.ring, 0).unwrap();
+        let rung = || {
+            let mut keys = Vec::new();
+            rings.ready_now(&mut keys).unwrap();
+            !keys.is_empty()
+        };
+        for round in 0..3 {
+            let lane = &mut callers[round % 2];
+            ask(lane);
+            assert!(!lane.listen() && !rung(), "{signal:?}");
+            answer(&mut worker);
+            assert!(rung() && !rung(), "{signal:?}");
+            assert!(lane.listen(), "the reply is there");
+            take(lane);
+            lane.disarm();
+        }
+        assert!(is_readable(&*parent.ring), "nobody reads it");
     }
-    PeerStatus::new(parent.alarm.clone()).end(callgate_transport::error::Exit::Unknown);
-    assert!(is_readable(door) && door.clear().collect::<Vec<_>>().is_empty() && is_readable(door));
 }
 
 #[test]
-fn who_has_not_armed_is_not_rung_for() {
-    let (mut callers, mut worker, parent) = two_sides(Signal::EventFd);
-    let door = parent.door.as_ref().unwrap();
-    let lane = &mut callers[0];
-    ask(lane);
-    assert!(!lane.arm());
-    lane.disarm();
-    answer(&mut worker);
-    assert!(!is_readable(door));
-    assert!(lane.arm(), "a reply that came while nobody was armed is found by arming");
+fn who_does_not_listen_is_not_rung_for() {
+    for &signal in Signal::ALL {
+        let (mut callers, mut worker, parent) = two_sides(signal);
+        let lane = &mut callers[0];
+        ask(lane);
+        assert!(!lane.listen());
+        lane.disarm();
+        answer(&mut worker);
+        assert!(!is_readable(&*parent.ring), "{signal:?}");
+        assert!(lane.listen(), "a reply that came while nobody listened is found by listening");
+    }
 }

@@ -280,13 +280,12 @@ fn a_call_that_had_not_started_when_its_caller_left_is_never_carried_out() {
     let ([caller, owner], _silent) = introduced(geometry(1));
     let (owner, ran, open) = serve_gated(owner);
     let (caller, pair) = call(caller).unwrap();
-    let begin = || caller.begin(&METHOD, (), TIMEOUT).unwrap();
-    // Given up, so that the only lane is free for another call.
-    drop(begin());
+    let begin = || caller.begin::<(), ()>(&METHOD, (), TIMEOUT);
+    let _first = begin();
     wait_until(|| ran.load(Ordering::SeqCst) == 1);
     let mut second = begin();
     pair.over(None);
-    assert!(matches!(second.poll::<()>(), Some(Err(CallError::Died { started: Started::No, .. }))));
+    assert!(matches!(second.poll(None), Some(Err(CallError::Died { started: Started::No, .. }))));
     open.send(()).unwrap();
     wait_until(|| owner.is_over() || ran.load(Ordering::SeqCst) > 1);
     assert_eq!(ran.load(Ordering::SeqCst), 1);
@@ -297,9 +296,9 @@ fn a_call_that_had_started_when_its_caller_left_is_said_to_have() {
     let ([caller, owner], _silent) = introduced(geometry(1));
     let (_owner, ran, open) = serve_gated(owner);
     let (caller, pair) = call(caller).unwrap();
-    let mut call = caller.begin(&METHOD, (), TIMEOUT).unwrap();
+    let mut call = caller.begin::<(), ()>(&METHOD, (), TIMEOUT);
     wait_until(|| ran.load(Ordering::SeqCst) == 1);
     pair.over(None);
-    assert!(matches!(call.poll::<()>(), Some(Err(CallError::Died { started: Started::Yes, .. }))));
+    assert!(matches!(call.poll(None), Some(Err(CallError::Died { started: Started::Yes, .. }))));
     drop(open);
 }

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}", picture.pixels.len());
 
     let again = SharedBox::<[u8]>::zeroed_in(&service, 10)?;
-    let pending = service.begin().sum(again)?;
+    let pending = service.begin().sum(again);
     println!("{}", again.len());
     pending.wait()?;
     Ok(())

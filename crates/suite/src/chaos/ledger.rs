@@ -52,7 +52,7 @@ impl CallOutcome {
         match error {
             CallError::Died { started, .. } | CallError::Stopped { started, .. } => match started {
                 Started::No => CallOutcome::NotStarted,
-                Started::Yes => CallOutcome::Started,
+                Started::Yes | Started::Unknown => CallOutcome::Started,
             },
             CallError::TimedOut { .. } => CallOutcome::TimedOut,
             CallError::Down { .. } => CallOutcome::Down,

@@ -256,12 +256,9 @@ impl VictimKind {
                 let limit = Duration::from_micros(NAP / 2);
                 bridge.with_timeout(limit).nap(id, NAP).map_err(failed)? == Ok(answer(id))
             }
-            VictimKind::Begun => {
-                let pending = bridge.begin().small(id).map_err(failed)?;
-                pending.wait().map_err(failed)? == Ok(answer(id))
-            }
+            VictimKind::Begun => bridge.begin().small(id).wait().map_err(failed)? == Ok(answer(id)),
             VictimKind::GivenUp => {
-                drop(bridge.begin().small(id).map_err(failed)?);
+                drop(bridge.begin().small(id));
                 return Err(NoAnswer::as_of(CallOutcome::GivenUp));
             }
             VictimKind::Trait => match Marked::mark(bridge, id) {

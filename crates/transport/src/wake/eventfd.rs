@@ -48,10 +48,6 @@ impl Sleeper for Listener {
 
     /// The caller's doorbell is the child's to ring.
     fn wake(&self, _: &BellLine) {}
-
-    fn forget(&self) {
-        self.set.wait_for_one(Some(Duration::ZERO));
-    }
 }
 
 /// The child's end, which rings.

@@ -3,9 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::Sleeper;
-use crate::layout::{BellLine, PARKED};
+use crate::layout::{AWAKE, BellLine, PARKED};
 use callgate_os::futex::PrivateScope;
 use callgate_os::futex::{Futex, wait_either};
+use callgate_os::sync::Ordering::Relaxed;
 use std::time::Duration;
 
 /// The futex is the word `parked`. A wake between the last look and the sleep changes it, so the kernel's comparison fails and the waiter does
@@ -21,6 +22,11 @@ impl Sleeper for FutexSleeper {
     }
 
     fn wake(&self, bell: &BellLine) {
+        bell.parked.wake_one();
+    }
+
+    fn rouse(&self, bell: &BellLine) {
+        bell.parked.word().store(AWAKE, Relaxed);
         bell.parked.wake_one();
     }
 }

@@ -9,6 +9,7 @@
 
 mod eventfd;
 mod futex;
+mod ring;
 #[cfg(feature = "portable")]
 mod raw_sync;
 
@@ -17,11 +18,13 @@ use crate::layout::{BellLine, Geometry};
 #[cfg(feature = "portable")]
 use crate::portable::TrustedChild;
 use callgate_os::close::Aside;
+use callgate_os::eventfd as kernel_eventfd;
 use callgate_os::futex::Futex;
 use callgate_os::futex::PrivateScope;
-use callgate_os::poll::{PollSet, Waker};
+use callgate_os::poll::Waker;
 use eventfd::{Listener, Ringer};
 pub use futex::FutexSleeper;
+use ring::WithRing;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,9 +38,7 @@ pub enum Signal {
     /// A futex in shared memory, in both directions. The cheapest.
     #[default]
     Futex,
-    /// An eventfd for each lane wakes the caller, so that a program that sits in an epoll loop can wait for replies there: see
-    /// `Bridge::doorbell_fd`. The child is still woken through a futex.
-    /// Takes two descriptors of the parent's for each lane.
+    /// An eventfd for each lane wakes the caller. The child is still woken through a futex. Takes two descriptors of the parent's for each lane.
     EventFd,
     /// Events of the crate `raw_sync` (a process-shared pthread mutex and condition variable), in both directions. For a child
     /// that is trusted: it can write to them.
@@ -101,8 +102,11 @@ pub trait Sleeper: Send + Sync {
     /// Ends the sleep at `bell`, or the next one if there is none. Never blocks.
     fn wake(&self, bell: &BellLine);
 
-    /// Forgets wakes that came while nobody slept.
-    fn forget(&self) {}
+    /// Ends the sleep of a thread of this process at `bell`, if it can be done without the peer's descriptors.
+    fn rouse(&self, _bell: &BellLine) {}
+
+    /// Tells the peer's reactor, because no thread of the peer sleeps. Never blocks.
+    fn ring(&self) {}
 }
 
 /// How many doorbells a bridge has.
@@ -141,8 +145,20 @@ impl Bells {
         Self { lanes: vec![futex.clone(); count.lanes as usize], workers: vec![futex; count.workers as usize] }
     }
 
-    /// The child's side, from the `descriptors` of the handshake. `None` if there are too few.
+    /// The child's side, from the `descriptors` of the handshake: first the bridge's ring. `None` if there are too few.
     pub fn of_child(
+        signal: Signal,
+        count: Count,
+        backing: &dyn Backing,
+        descriptors: &mut dyn Iterator<Item = OwnedFd>,
+    ) -> Option<Self> {
+        let ring = Arc::new(descriptors.next()?);
+        let bells = Self::of_signal(signal, count, backing, descriptors)?;
+        let with_ring = |sleeper| Arc::new(WithRing { ring: ring.clone(), sleeper }) as Arc<dyn Sleeper>;
+        Some(Self { lanes: bells.lanes.into_iter().map(with_ring).collect(), workers: bells.workers })
+    }
+
+    fn of_signal(
         signal: Signal,
         count: Count,
         #[cfg_attr(not(feature = "portable"), expect(unused_variables))] backing: &dyn Backing,
@@ -169,8 +185,8 @@ pub struct ParentBells {
     rings: Vec<Arc<Aside>>,
     /// Rung when the child has ended, for threads that sleep on descriptors.
     pub alarm: Option<Arc<Waker>>,
-    /// All lanes' doorbells and the alarm as one descriptor.
-    pub door: Option<Door>,
+    /// Rung by the child for lanes at which no thread sleeps.
+    pub ring: Arc<Aside>,
 }
 
 impl ParentBells {
@@ -180,65 +196,34 @@ impl ParentBells {
         count: Count,
         #[cfg_attr(not(feature = "portable"), expect(unused_variables))] backing: &dyn Backing,
     ) -> io::Result<Self> {
+        let ring = Arc::new(Aside::from(kernel_eventfd::create()?));
         match signal {
-            Signal::Futex => Ok(Self { bells: Bells::futexes(count), rings: Vec::new(), alarm: None, door: None }),
-            Signal::EventFd => Self::eventfds(count),
+            Signal::Futex => Ok(Self { bells: Bells::futexes(count), rings: Vec::new(), alarm: None, ring }),
+            Signal::EventFd => Self::eventfds(count, ring),
             #[cfg(feature = "portable")]
             Signal::RawSync(_) => {
                 let (bells, descriptor) = raw_sync::of_parent(count, backing)?;
                 let rings = descriptor.map(|descriptor| Arc::new(descriptor.into())).into_iter().collect();
-                Ok(Self { bells, rings, alarm: None, door: None })
+                Ok(Self { bells, rings, alarm: None, ring })
             }
         }
     }
 
-    fn eventfds(count: Count) -> io::Result<Self> {
+    fn eventfds(count: Count, ring: Arc<Aside>) -> io::Result<Self> {
         let alarm = Arc::new(Waker::new()?);
-        let door = Door::new(&alarm)?;
         let (mut rings, mut listeners) = (Vec::new(), Vec::<Arc<dyn Sleeper>>::new());
-        for lane in 0..count.lanes {
+        for _ in 0..count.lanes {
             let listener = Listener::new(&alarm)?;
-            door.0.add_edge(&*listener.ring(), lane.into())?;
             rings.push(listener.ring());
             listeners.push(Arc::new(listener));
         }
         let bells = Bells { lanes: listeners, ..Bells::futexes(count) };
-        Ok(Self { bells, rings, alarm: Some(alarm), door: Some(door) })
+        Ok(Self { bells, rings, alarm: Some(alarm), ring })
     }
 
     /// The descriptors that the child needs, for the handshake.
     pub fn for_child(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.rings.iter().map(|ring| ring.as_fd())
-    }
-}
-
-/// All doorbells of a parent as one descriptor, readable when a lane has been rung since it was last asked, or the child has
-/// ended. The descriptor is the parent's alone: the child has those in it, and not the set itself.
-pub struct Door(PollSet);
-
-/// The alarm's number in the set; a lane's number is its index.
-const ALARM: u64 = u64::MAX;
-
-impl Door {
-    fn new(alarm: &Waker) -> io::Result<Self> {
-        let set = PollSet::new()?;
-        set.add(alarm, ALARM)?;
-        Ok(Self(set))
-    }
-
-    /// Makes the descriptor unreadable until a lane is rung again, and returns the lanes that were rung. Never blocks. A child that keeps ringing
-    /// makes it readable again and again; one that only leaves its end readable does not.
-    pub fn clear(&self) -> impl Iterator<Item = u32> + use<> {
-        let mut keys = Vec::new();
-        // The only failures are those of a bad descriptor or pointer.
-        let _ = self.0.ready_now(&mut keys);
-        keys.into_iter().filter_map(|key| u32::try_from(key).ok())
-    }
-}
-
-impl AsFd for Door {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        std::iter::once(&self.ring).chain(&self.rings).map(|ring| ring.as_fd())
     }
 }
 

@@ -85,15 +85,11 @@ impl Sleeper for EventSleeper {
             None => self.rung.wait(0, left),
             Some(dead) => wait_either((&self.rung, 0), (dead, 0), left),
         };
-        self.forget();
+        self.rung.word().store(0, Relaxed);
     }
 
     /// The caller's doorbell is the child's to ring.
     fn wake(&self, _: &BellLine) {}
-
-    fn forget(&self) {
-        self.rung.word().store(0, Relaxed);
-    }
 }
 
 /// Wakes a child: through a thread that sets the event.

@@ -1,0 +1,237 @@
+//! What whoever has a lane does for the calls that have begun there: takes their replies, sends what waits, and sees to it that somebody looks at the
+//! next reply.
+//!
+//! Somebody does: a thread that waits for a call has the lane, or is given it when its holder leaves; for tasks, and for requests that wait for room, the
+//! child rings, and the reactor looks. The lane's gate makes sure that no holder leaves without this, see `gate`.
+//!
+//! The reactor, the watcher's thread, runs no code of the user's but wakers: it moves replies out of their slots unread.
+
+#![forbid(unsafe_code)]
+
+use super::settle::{Settle, WaitedBy};
+use super::shared_lane::{LaneState, SharedLane};
+use super::{CallContext, Caller, LaneClaim};
+use crate::gate::{Attendant, Gate};
+use crate::service::Method;
+use crate::watcher::{self, Due, Reactive};
+use callgate_transport::commit::Kind;
+use callgate_transport::error::CallError;
+use callgate_transport::failpoints::{self, Step};
+use callgate_transport::moved_reply::MovedReply;
+use callgate_transport::reply::Reply;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+const NAMELESS: &Method = &Method::nameless();
+
+impl Attendant<LaneState> for Caller {
+    #[cold]
+    fn attend(&self, gate: &Gate<LaneState>) {
+        self.attend_at(gate, Caller::settle_ready);
+    }
+}
+
+impl Caller {
+    /// Does what there is to do on a lane, or has its holder do it; `settle` takes the replies. Returns whether there were any.
+    fn attend_at(&self, gate: &Gate<LaneState>, settle: fn(&Self, &mut LaneClaim<'_>) -> bool) -> bool {
+        let mut has_found = false;
+        while !self.peer.is_in_fork()
+            && let Some(mut claim) = gate.want(self)
+        {
+            has_found |= claim.is_answered();
+            let turn = self.attend_to(&mut claim, settle);
+            let is_wanted = claim.release();
+            turn.into_iter().for_each(|(lane, call)| call.give_turn(lane));
+            self.freed.notify();
+            if !is_wanted {
+                break;
+            }
+        }
+        has_found
+    }
+
+    /// Does what there is to do on a lane; `settle` takes the replies. Returns whom to give the lane.
+    fn attend_to(
+        &self,
+        claim: &mut LaneClaim<'_>,
+        settle: fn(&Self, &mut LaneClaim<'_>) -> bool,
+    ) -> Option<(u32, Arc<dyn Settle>)> {
+        // Read before looking for replies, so that one published before the death is still found.
+        let has_ended = self.peer.peer_status.exit().is_some();
+        loop {
+            let may_listen = settle(self, claim);
+            if has_ended {
+                self.end_calls(claim);
+            }
+            self.send_queued(claim);
+            let (mut has_task, index) = (!self.queue.is_empty(), claim.index());
+            for (_, call) in &claim.pending {
+                match call.waited_by() {
+                    WaitedBy::Thread => return Some((index, call.clone())),
+                    WaitedBy::Task => has_task = true,
+                    WaitedBy::None | WaitedBy::Abandoned => {}
+                }
+            }
+            failpoints::reach(Step::ParentAttended);
+            if !has_task || !may_listen || claim.is_idle() {
+                claim.disarm();
+                return None;
+            }
+            if !claim.listen() {
+                return None;
+            }
+        }
+    }
+
+    /// Does what can be done while this thread has a lane and waits for a reply.
+    #[cold]
+    pub(super) fn attend_while_waiting(&self, claim: &mut LaneClaim<'_>) {
+        claim.clear_want();
+        if self.workers == 1 {
+            self.send_queued(claim);
+        }
+        claim.owe();
+    }
+
+    /// Takes the replies that are there: gives them to their calls, and drops those that nobody wants any more. Never takes more replies than there are
+    /// unanswered requests. Returns true: the next reply is worth listening for.
+    pub(super) fn settle_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
+        while !claim.is_idle() && claim.is_answered() {
+            match claim.next_call() {
+                Some(call) if call.settle(self, claim) => drop(claim.pending.pop_front()),
+                Some(_) => break,
+                // What is wrong with it is reported by the calls that end with the child.
+                None if self.drop_next(claim, &CallContext::new(NAMELESS, None)).unwrap_or(false) => {}
+                None => break,
+            }
+        }
+        true
+    }
+
+    /// The same, on the reactor's thread. A reply that it does not move, because it is large or carries boxes, is left to any task that waits at the lane:
+    /// that one listens again.
+    fn move_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
+        while !claim.is_idle() && claim.is_answered() {
+            match claim.next_call() {
+                Some(call) if call.waited_by() != WaitedBy::Abandoned => match self.move_next(claim) {
+                    Some(reply) => {
+                        claim.pending.pop_front();
+                        call.hold(reply);
+                    }
+                    None => {
+                        self.leave_to_others(claim);
+                        return false;
+                    }
+                },
+                Some(_) if self.drop_next(claim, &CallContext::new(NAMELESS, None)).unwrap_or(false) => {
+                    claim.pending.pop_front();
+                }
+                None if self.drop_next(claim, &CallContext::new(NAMELESS, None)).unwrap_or(false) => {}
+                _ => break,
+            }
+        }
+        true
+    }
+
+    /// Leaves the next reply to any task that waits at the lane, or, if there is none, to a thread of its own.
+    #[cold]
+    fn leave_to_others(&self, claim: &LaneClaim<'_>) {
+        let calls: Vec<_> = claim.pending.iter().map(|(_, call)| call.clone()).collect();
+        if calls.iter().any(|call| call.waited_by() == WaitedBy::Task) {
+            return calls.iter().for_each(|call| call.wake());
+        }
+        let (caller, index) = (self.itself.clone(), claim.index() as usize);
+        let take = move || {
+            let Some(caller) = caller.upgrade() else { return };
+            caller.attend_at(&caller.lanes[index].gate, Caller::settle_ready);
+        };
+        // Without a thread the reply waits until the next call, poll or wait.
+        let _ = std::thread::Builder::new().name("callgate-take".into()).spawn(take);
+    }
+
+    /// The next reply, moved out of its slot.
+    fn move_next(&self, claim: &mut LaneClaim<'_>) -> Option<MovedReply> {
+        let reply = MovedReply::of_next(claim.replies())?;
+        self.release(claim, false);
+        Some(reply)
+    }
+
+    /// The value in a reply that was moved out of its slot.
+    pub(super) fn read_moved<R: Reply>(&self, reply: &MovedReply, context: &CallContext) -> Result<R, CallError> {
+        self.outcome(&reply.frame(), Kind::Call, context)
+    }
+
+    /// Ends every call on a lane whose peer has ended.
+    pub(super) fn end_calls(&self, claim: &mut LaneClaim<'_>) {
+        while let Some((position, call)) = claim.pending.pop_front() {
+            call.fail(self.ended(claim, position, &call.context()));
+        }
+    }
+}
+
+/// The child has rung, or has ended.
+impl Reactive for Caller {
+    fn react(&self) -> bool {
+        let found = |found, lane: &SharedLane| self.attend_at(&lane.gate, Caller::move_ready) || found;
+        self.lanes.iter().fold(false, found)
+    }
+}
+
+// ---- deadlines of tasks ----------------------------------------------------------------------------------------------
+
+/// When tasks must be woken because the time of their calls is over.
+pub(super) struct Timers {
+    itself: Weak<Self>,
+    due: Mutex<DueCalls>,
+}
+
+#[derive(Default)]
+struct DueCalls {
+    calls: BTreeMap<(Instant, u64), Weak<dyn Settle>>,
+    numbered: u64,
+    /// When the watcher looks next.
+    next: Option<Instant>,
+}
+
+impl Timers {
+    pub fn new() -> Arc<Self> {
+        Arc::new_cyclic(|itself| Self { itself: itself.clone(), due: Mutex::default() })
+    }
+
+    /// Wakes the call's task at this time. Returns what cancels that.
+    pub fn wake_at<S: Settle + 'static>(&self, at: Instant, call: &Arc<S>) -> (Instant, u64) {
+        let mut due = self.due.lock();
+        let call: Weak<S> = Arc::downgrade(call);
+        let timer = (at, due.numbered);
+        due.numbered += 1;
+        due.calls.insert(timer, call);
+        if due.next.is_none_or(|next| at < next) {
+            due.next = Some(at);
+            // Without a watcher there is no child either.
+            let _ = watcher::look_at(self.itself.clone(), at);
+        }
+        timer
+    }
+
+    pub fn cancel(&self, timer: Option<(Instant, u64)>) {
+        if let Some(timer) = timer {
+            self.due.lock().calls.remove(&timer);
+        }
+    }
+}
+
+impl Due for Timers {
+    fn is_due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut due = self.due.lock();
+        let later = due.calls.split_off(&(now, u64::MAX));
+        let passed = std::mem::replace(&mut due.calls, later);
+        due.next = due.calls.first_key_value().map(|((at, _), _)| *at);
+        let next = due.next;
+        drop(due);
+        passed.into_values().filter_map(|call| call.upgrade()).for_each(|call| call.wake());
+        next
+    }
+}

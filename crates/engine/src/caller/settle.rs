@@ -1,0 +1,56 @@
+//! A pending call as whoever has its lane sees it, whatever it returns.
+
+#![forbid(unsafe_code)]
+
+use super::{CallContext, Caller, LaneClaim};
+use callgate_transport::error::CallError;
+use callgate_transport::moved_reply::MovedReply;
+
+/// A call that is not waited in, whatever it returns.
+pub(super) trait Settle: Send + Sync {
+    fn context(&self) -> CallContext;
+
+    /// Notes that the request is in the queue, under this number.
+    fn queued(&self, number: u64);
+
+    /// Has `publish` publish the request at this place, unless nobody wants it any more. Returns whether it did.
+    fn send(&self, at: (u32, u64), publish: &mut dyn FnMut()) -> bool;
+
+    /// Takes the next reply of the lane, which is the call's own. `false` = the child has taken it back.
+    fn settle(&self, caller: &Caller, claim: &mut LaneClaim<'_>) -> bool;
+
+    /// Takes the same reply without reading it.
+    fn hold(&self, reply: MovedReply);
+
+    /// Ends the call with an error.
+    fn fail(&self, error: CallError);
+
+    /// Who waits for it.
+    fn waited_by(&self) -> WaitedBy;
+
+    /// Lets the thread that waits for it have this lane.
+    fn give_turn(&self, lane: u32);
+
+    /// Has the task that waits for it look again.
+    fn wake(&self);
+}
+
+/// Who waits for a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum WaitedBy {
+    /// Nobody, for the moment.
+    None,
+    /// Nobody, ever again.
+    Abandoned,
+    /// A task.
+    Task,
+    /// A thread.
+    Thread,
+}
+
+/// Whether it must be known if a call that is withdrawn had started. To know it costs some microseconds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exactness {
+    Known,
+    Unknown,
+}

@@ -1,0 +1,86 @@
+//! A lane as the threads of the calling side share it: what its holder has, and what needs no holder.
+
+#![forbid(unsafe_code)]
+
+use super::settle::Settle;
+use crate::gate::Gate;
+use crate::lane::{CallerLane, Withdrawal};
+use callgate_os::sync::Ordering::SeqCst;
+use callgate_os::sync::{AtomicU32, fence};
+use callgate_transport::doorbell;
+use callgate_transport::layout::CallerLine;
+use callgate_transport::segment::{Placed, Segment};
+use callgate_transport::wake::{Bells, Sleeper};
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// A lane as the threads of the calling side share it.
+pub struct SharedLane {
+    pub(super) gate: Gate<LaneState>,
+    /// What needs no claim.
+    pub(super) withdrawal: Withdrawal,
+    pub(super) line: Placed<CallerLine>,
+    bell: Arc<dyn Sleeper>,
+    /// Not 0 if one-way calls have been sent here that have not been acknowledged. Written by the lane's holder; read by the thread that sent them.
+    pub(super) has_one_way: AtomicU32,
+}
+
+impl SharedLane {
+    pub(super) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
+        Self {
+            gate: Gate::new(LaneState::new(CallerLane::new(segment, index, bells))),
+            withdrawal: Withdrawal::new(segment, index),
+            line: segment.caller_line(index),
+            bell: bells.lane(index),
+            has_one_way: AtomicU32::new(0),
+        }
+    }
+
+    /// Wakes the holder, if it sleeps at the lane: it is wanted.
+    #[cold]
+    pub(super) fn rouse(&self) {
+        // Orders the gate's word before the look at `parked`, as N2 of `doorbell` does; pairs with W2 there.
+        fence(SeqCst);
+        doorbell::rouse(&self.line.bell, &*self.bell);
+    }
+}
+
+/// A lane, and the calls that have begun on it and have no outcome: their positions in order.
+pub struct LaneState {
+    pub(super) lane: CallerLane,
+    pub(super) pending: VecDeque<(u64, Arc<dyn Settle>)>,
+}
+
+impl LaneState {
+    pub(super) fn new(lane: CallerLane) -> Self {
+        Self { lane, pending: VecDeque::new() }
+    }
+
+    /// Leaves the reply to the request at `position` to the next taker of replies, who drops it, if it is not taken already.
+    pub(super) fn forget_call(&mut self, position: u64) {
+        self.pending.retain(|(at, _)| *at != position);
+    }
+
+    /// The call whose reply is the next one, if it is a pending call's.
+    pub(super) fn next_call(&self) -> Option<Arc<dyn Settle>> {
+        let (at, call) = self.pending.front()?;
+        (*at == self.lane.replies().position()).then(|| call.clone())
+    }
+}
+
+impl Deref for LaneState {
+    type Target = CallerLane;
+
+    #[inline(always)]
+    fn deref(&self) -> &CallerLane {
+        &self.lane
+    }
+}
+
+impl DerefMut for LaneState {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut CallerLane {
+        &mut self.lane
+    }
+}

@@ -1,0 +1,184 @@
+//! The lock of a lane: whoever has it is never waited for by a thread that only wants something done there.
+//!
+//! ```text
+//! whoever wants something done                   holder
+//! L1  note it, behind a lock of its own          M1  word: HELD or WANTED -> FREE (AcqRel)
+//! L2  word: FREE -> HELD, and do it (Acquire)    M2  if it was WANTED: claim again, and do what is noted
+//!     or HELD, WANTED -> WANTED (Release)
+//! ```
+//!
+//! L2 and M1 change the same word. If L2 comes first, M1 reads WANTED, and M2 finds the note. If M1 comes first, L2 finds the lane free. What is noted
+//! is thus done by the one or by the other. A holder that waits for a reply also looks at the word meanwhile.
+//!
+//! Never sleeps.
+
+use callgate_os::sync::AtomicU32;
+use callgate_os::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+/// GateGuard, and there is something to do.
+const WANTED: u32 = 2;
+
+/// A value that one thread at a time has.
+pub struct Gate<T> {
+    word: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: hands out the value to one thread at a time, like a mutex.
+unsafe impl<T: Send> Sync for Gate<T> {}
+
+/// What a gate belongs to.
+pub trait Attendant<T> {
+    /// Does what is noted, because a holder has left that [owed](GateGuard::owe) it or was wanted.
+    fn attend(&self, gate: &Gate<T>);
+}
+
+/// The value of a gate, for as long as this lives.
+pub struct GateGuard<'a, T, A: Attendant<T>> {
+    gate: &'a Gate<T>,
+    attendant: &'a A,
+    owes: bool,
+}
+
+impl<T> Gate<T> {
+    pub fn new(value: T) -> Self {
+        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+    }
+
+    /// The value, if nobody has it.
+    #[inline(always)]
+    pub fn try_claim<'a, A: Attendant<T>>(&'a self, attendant: &'a A) -> Option<GateGuard<'a, T, A>> {
+        // Acquire: pairs with the Release in `unlock`.
+        let claimed = self.word.compare_exchange(FREE, HELD, Acquire, Relaxed).is_ok();
+        // Made only if it is true: to drop one is to leave.
+        claimed.then(|| GateGuard { gate: self, attendant, owes: false })
+    }
+
+    /// The value if nobody has it; otherwise has the holder do what is noted.
+    pub fn want<'a, A: Attendant<T>>(&'a self, attendant: &'a A) -> Option<GateGuard<'a, T, A>> {
+        let mut word = self.word.load(Relaxed);
+        loop {
+            let next = if word == FREE { HELD } else { WANTED };
+            // L2. A write even if nothing changes: otherwise a holder could have looked before.
+            match self.word.compare_exchange(word, next, AcqRel, Relaxed) {
+                Ok(FREE) => return Some(GateGuard { gate: self, attendant, owes: false }),
+                Ok(_) => return None,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Returns whether the holder was wanted.
+    #[inline(always)]
+    fn unlock(&self) -> bool {
+        // M1. Release: publishes the value to the next holder. Acquire: finds what was noted before the WANTED that this reads.
+        self.word.swap(FREE, AcqRel) == WANTED
+    }
+}
+
+impl<T, A: Attendant<T>> GateGuard<'_, T, A> {
+    /// Has the attendant look when this is dropped.
+    pub fn owe(&mut self) {
+        self.owes = true;
+    }
+
+    /// Whether something has been noted since the value was claimed, or since [`clear_want`](Self::clear_want).
+    #[inline(always)]
+    pub fn is_wanted(&self) -> bool {
+        // Relaxed: `clear_want` orders.
+        self.gate.word.load(Relaxed) == WANTED
+    }
+
+    /// Notes that the holder now does what is noted.
+    pub fn clear_want(&mut self) {
+        // Acquire: as in `unlock`.
+        let _ = self.gate.word.compare_exchange(WANTED, HELD, Acquire, Relaxed);
+    }
+
+    /// Leaves without a look at what is noted. Returns whether there is something.
+    #[must_use]
+    pub fn release(self) -> bool {
+        let wanted = self.gate.unlock();
+        std::mem::forget(self);
+        wanted
+    }
+}
+
+impl<T, A: Attendant<T>> Drop for GateGuard<'_, T, A> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // M2.
+        if self.gate.unlock() || self.owes {
+            self.attendant.attend(self.gate);
+        }
+    }
+}
+
+impl<T, A: Attendant<T>> Deref for GateGuard<'_, T, A> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: this thread alone has the value, from `try_claim` or `want` until `unlock`, which ends this.
+        unsafe { &*self.gate.value.get() }
+    }
+}
+
+impl<T, A: Attendant<T>> DerefMut for GateGuard<'_, T, A> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`.
+        unsafe { &mut *self.gate.value.get() }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use loom::cell::Cell;
+    use loom::sync::{Arc, Mutex};
+
+    /// What two threads share: a value that only a holder may touch, as loom checks, and notes of what is to be added to it.
+    struct Notes {
+        gate: Gate<Cell<u32>>,
+        noted: Mutex<u32>,
+    }
+
+    struct Doer(Arc<Notes>);
+
+    impl Attendant<Cell<u32>> for Doer {
+        fn attend(&self, gate: &Gate<Cell<u32>>) {
+            while let Some(held) = gate.want(self) {
+                let noted = std::mem::take(&mut *self.0.noted.lock().unwrap());
+                held.set(held.get() + noted);
+                if !held.release() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whatever is noted is done, although nobody waits: by the thread that notes it, or by the holder.
+    #[test]
+    fn what_is_noted_is_done_by_the_holder_or_by_whoever_noted_it() {
+        loom::model(|| {
+            let notes = Arc::new(Notes { gate: Gate::new(Cell::new(0)), noted: Mutex::new(0) });
+            let other = Doer(notes.clone());
+            let noting = loom::thread::spawn(move || {
+                *other.0.noted.lock().unwrap() += 1;
+                if let Some(mut held) = other.0.gate.want(&other) {
+                    held.owe();
+                }
+            });
+            let doer = Doer(notes.clone());
+            let was_free = notes.gate.try_claim(&doer).map(|held| held.set(held.get() + 10)).is_some();
+            noting.join().unwrap();
+            let done = notes.gate.try_claim(&doer).map(|held| held.get());
+            assert_eq!(done, Some(if was_free { 11 } else { 1 }));
+        });
+    }
+}
