@@ -2,7 +2,7 @@
 
 mod support;
 
-use callgate::{Bridge, CallError, Pending, Signal, Started, bridge};
+use callgate::{Bridge, CallError, Pending, Signal, Started, Wait, bridge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -316,6 +316,32 @@ fn threads_that_wait_for_calls_of_one_lane_all_get_theirs() {
                     });
                 }
             });
+        }
+    });
+}
+
+#[test]
+fn a_batch_is_answered_whether_the_child_sleeps_or_not() {
+    within(60, "a_batch_is_answered_whether_the_child_sleeps_or_not", || {
+        for signal in SIGNALS {
+            let gate = Gate::bridge().signal(signal).workers(2).concurrent_callers(4).wait(Wait::Park).start();
+            let gate = gate.expect("the bridge starts");
+            for round in 0..200 {
+                let pending = gate.batch(|batch| (0..round % 70).map(|n| batch.double(n)).collect::<Vec<_>>());
+                for (n, pending) in pending.into_iter().enumerate() {
+                    assert_eq!(pending.wait(), Ok(2 * n as u64));
+                }
+            }
+            // A batch that waits for its own calls does not wait for ever.
+            gate.batch(|batch| assert_eq!((batch.double(1).wait(), gate.double(2)), (Ok(2), Ok(4))));
+            let in_vain = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                gate.batch(|batch| {
+                    let _begun = batch.double(1);
+                    panic!("as asked");
+                })
+            }));
+            assert!(in_vain.is_err());
+            assert_eq!(gate.begin().double(3).wait(), Ok(6), "the batch is over");
         }
     });
 }

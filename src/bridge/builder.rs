@@ -354,7 +354,7 @@ impl<T: Service> Builder<T> {
     ///
     /// While there is no child, calls [wait](Restart::calls_wait) for the next one, or fail at once with
     /// [`CallError::Down`](crate::CallError::Down), as `restart` says. Once no more restarts are allowed, they always fail at once. A bridge that
-    /// restarts has a thread of its own, and no [`doorbell_fd`](crate::Bridge::doorbell_fd). Boxes in the memory of a dead child stay valid;
+    /// restarts has a thread of its own. Boxes in the memory of a dead child stay valid;
     /// passing them to the next child copies them.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);

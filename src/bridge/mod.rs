@@ -31,6 +31,7 @@ pub use one_way::OneWay;
 pub use restart::{Death, Event, Restart};
 pub use view::{InPlace, View};
 
+use callgate_engine::caller::batch;
 use callgate_engine::service::{Method, Service};
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::shared_box::{Memory, place};
@@ -294,6 +295,34 @@ impl<T: Service> Bridge<T> {
     /// had acknowledged them all. Any other error that a call can have.
     pub fn flush(&self) -> Result<(), CallError> {
         self.target.flush(const { &Method::flush_of::<T>() }, self.timeout)
+    }
+
+    /// Runs `begin`, which begins calls, and notifies the child once for all of them. `begin` gets the same methods as [`begin`](Self::begin) returns;
+    /// [one-way calls](Self::send) belong to the batch, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use callgate::bridge;
+    /// # struct Squares;
+    /// # #[bridge]
+    /// # impl Squares {
+    /// #     pub fn new() -> Self { Squares }
+    /// #     pub fn square(&self, n: u64) -> u64 { n * n }
+    /// # }
+    /// # #[callgate::main]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let squares = Squares::bridge().start()?;
+    /// let pending = squares.batch(|batch| [1, 2, 3].map(|n| batch.square(n)));
+    /// for (pending, square) in pending.into_iter().zip([1, 4, 9]) {
+    ///     assert_eq!(pending.wait()?, square);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn batch<R>(&self, begin: impl FnOnce(&Calling<'_, T, Deferred>) -> R) -> R {
+        let calling = self.begin();
+        batch(|| begin(&calling))
     }
 
     fn deferred(&self, timeout: Option<Duration>) -> Calling<'_, T, Deferred> {

@@ -8,8 +8,10 @@
 //!
 //! # Calls that do not wait
 //!
-//! `bridge.begin().method(..)` sends the request and returns a [`Pending`](crate::Pending), which is polled or waited for. Each one keeps its lane until
-//! its result is taken; without a free lane, `begin` fails at once with [`CallError::Refused`](crate::CallError::Refused).
+//! `bridge.begin().method(..)` sends the request and returns a [`Pending`](crate::Pending): wait for it, wait for a while, poll it, await it, cancel it, or
+//! drop it. A lane carries [`Builder::pending_calls`](crate::Builder::pending_calls) of them. More are encoded and wait for room, up to
+//! [`Builder::queue`](crate::Builder::queue); beyond, a call fails with [`CallError::Busy`](crate::CallError::Busy). Results are taken in any order, and
+//! one that nobody takes holds up nothing.
 //!
 //! ```
 //! use callgate::bridge;
@@ -35,11 +37,26 @@
 //! }
 //! ```
 //!
-//! # Timeouts
+//! # Async
 //!
-//! [`Builder::timeout`](crate::Builder::timeout) sets one for all calls, `bridge.with_timeout(..)` for some. A call that times out returns
-//! [`CallError::TimedOut`](crate::CallError::TimedOut); the child works on, and its late answer is dropped. [`Bridge::kill`](crate::Bridge::kill) ends a
-//! child that does not come back, and a [restart policy](super::children#restarts) does so by itself.
+//! [`Builder::start_async`](crate::Builder::start_async) gives an [`AsyncBridge`](crate::AsyncBridge), whose methods return futures;
+//! [`Bridge::into_async`](crate::Bridge::into_async) and [`as_async`](crate::Bridge::as_async) make one of a bridge that runs. They work on any
+//! executor: the watcher's thread, which every process with children has, wakes the tasks. A timeout needs no timer of the runtime's. Threads and tasks
+//! may share a bridge. Inside the child, methods are ordinary functions.
+//!
+//! # Calls without results
+//!
+//! `bridge.send().method(..)` returns when the request is written; the child drops the result. The one-way calls of a thread and its calls after them are
+//! carried out in their order. [`Bridge::flush`](crate::Bridge::flush) waits for them, and returns the first failure since the last flush.
+//!
+//! # Timeouts and cancellation
+//!
+//! [`Builder::timeout`](crate::Builder::timeout) sets a timeout for all calls, `bridge.with_timeout(..)` for some. A call that times out returns
+//! [`CallError::TimedOut`](crate::CallError::TimedOut), and is withdrawn like one that is [cancelled](crate::Pending::cancel) or dropped: if it has not
+//! started, it never runs, and the error says so ([`Started::No`](crate::error::Started::No)). One that runs goes on, and its late answer is dropped. Its
+//! method may ask [`call::is_cancelled`](crate::call::is_cancelled) and [`call::deadline`](crate::call::deadline); calls that it makes to other bridges
+//! have no more time than it has. [`Builder::kill_after`](crate::Builder::kill_after) ends a child that does not come back, and so does
+//! [`Restart::on_failure`](super::children#restarts).
 //!
 //! # Results read in place
 //!
@@ -54,9 +71,8 @@
 //!
 //! # An epoll loop of your own
 //!
-//! With `Builder::signal(Signal::EventFd)`, [`Bridge::doorbell_fd`](crate::Bridge::doorbell_fd) is a descriptor that becomes readable when a pending call
-//! may have been answered, or the child has ended. Call [`Bridge::clear_doorbell`](crate::Bridge::clear_doorbell), then poll each pending call. A bridge
-//! with a restart policy has no such descriptor. [`Pending`](crate::Pending) is not a `Future`.
+//! A [`Bridge`](crate::Bridge#a-loop-of-your-own) is a descriptor (`AsFd`) that becomes readable when a pending call may have a result. It works with every
+//! option, restarts and timeouts too.
 //!
 //! # Tests and benches
 //!

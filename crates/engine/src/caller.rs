@@ -11,6 +11,7 @@ mod lanes;
 mod pending;
 mod exchange;
 mod one_way;
+mod batch;
 mod interface_table;
 mod stop;
 
@@ -23,6 +24,7 @@ use crate::peer::{Peer, PeerLink};
 use crate::saved_args::SavedArgs;
 use crate::service::{MAX_INTERFACES, Method, Service};
 use attend::Timers;
+pub use batch::batch;
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::{Deadline, Wait, Waited};

@@ -164,7 +164,7 @@ mod loom_models {
 
     /// Whatever is noted is done, although nobody waits: by the thread that notes it, or by the holder.
     #[test]
-    fn what_is_noted_is_done_by_the_holder_or_by_whoever_noted_it() {
+    fn loom_what_is_noted_is_done_by_the_holder_or_by_whoever_noted_it() {
         loom::model(|| {
             let notes = Arc::new(Notes { gate: Gate::new(Cell::new(0)), noted: Mutex::new(0) });
             let other = Doer(notes.clone());

@@ -197,6 +197,11 @@ impl WorkerBell {
         Self { line: segment.worker_line(index), sleeper: bells.worker(index) }
     }
 
+    /// Tells the worker that requests have been published.
+    pub(crate) fn notify(&self) {
+        doorbell::notify(&self.line.bell, &self.sleeper);
+    }
+
     /// Has the worker end once it has answered everything that has been published.
     pub(crate) fn ask_to_end(&self) {
         // Release, E1: pairs with the Acquire in `WorkerLanes::find_last`.

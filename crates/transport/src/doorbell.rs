@@ -576,6 +576,26 @@ mod model {
         });
     }
 
+    /// A caller that listened begins to sleep: it is woken, though the notifier may have looked when nobody slept.
+    #[test]
+    fn loom_a_thread_that_sleeps_where_nobody_slept_is_woken() {
+        loom::model(|| {
+            let line = WorkerLine { bell: bell(), lanes_in_use: AtomicU32::new(0) };
+            let shared = Shared::new((line, AtomicU64::new(0)));
+            let peer = shared.clone();
+            let notifier = loom::thread::spawn(move || {
+                for value in 1..=2 {
+                    peer.1.store(value, Relaxed);
+                    notify(&peer.0.bell, &futex());
+                }
+            });
+            listen(&shared.0.bell, || shared.1.load(Relaxed) >= 1);
+            let waiter = waiter(&shared.0.bell);
+            assert_eq!(waiter.wait(Deadline::NEVER, || shared.1.load(Relaxed) >= 2), Waited::Ready);
+            notifier.join().unwrap();
+        });
+    }
+
     /// The same for two waits in a row, as in a conversation: the second must not be fooled by what the first left behind.
     #[test]
     fn loom_second_wait_is_woken_too() {

@@ -109,6 +109,19 @@ impl Caller {
         position
     }
 
+    /// The same for a call that no thread waits in, which may be part of a batch.
+    pub(super) fn publish_begun(&self, lane: &mut LaneClaim<'_>, ask: Ask, len: usize, context: &CallContext) -> u64 {
+        if !self.is_in_batch(lane.index()) {
+            return self.publish_on(lane, ask, len, context);
+        }
+        let position = lane.position();
+        if let Some(deadline) = context.deadline().instant() {
+            self.note_deadline(lane, deadline);
+        }
+        lane.publish_quietly(ask.kind, ask.call, len, &*self.pool);
+        position
+    }
+
     /// Writes a request again that found all memory in use: frees what late replies on other lanes hold, and waits for memory as long as `alloc`
     /// allows.
     #[cold]

@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
+use super::{Ask, CallContext, Caller, LaneClaim, MayWait, batch};
 use crate::lane::{CallerLane, Frame};
 use crate::nest;
 use crate::service::Method;
@@ -44,7 +44,7 @@ impl Caller {
         let is_silent = !claim.carries_anything() && !claim.wants_acknowledgement();
         let kind = if is_silent { Kind::Send } else { Kind::Call };
         lane.has_one_way.store(1, Relaxed);
-        let position = self.publish_on(&mut claim, Ask { kind, call }, len, &context);
+        let position = self.publish_begun(&mut claim, Ask { kind, call }, len, &context);
         claim.note_one_way(position, is_silent, context.name());
         claim.give_up(&*self.pool);
         Ok(())
@@ -81,6 +81,7 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&context));
         }
+        batch::notify_begun();
         for lane in self.lanes.iter().filter(|lane| lane.has_one_way.load(Relaxed) != 0) {
             let mut claim = self.lock(lane, &context)?;
             if !claim.has_one_way() {

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::batch;
 use super::queue::QueuedRequest;
 use super::settle::{Exactness, Settle, WaitedBy};
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
@@ -363,7 +364,7 @@ impl Caller {
         }
         let at = (claim.index(), claim.position());
         let is_sent = call.send(at, &mut || {
-            self.publish_on(&mut claim, ask, len, context);
+            self.publish_begun(&mut claim, ask, len, context);
         });
         if is_sent {
             claim.pending.push_back((at.1, call.clone()));
@@ -468,6 +469,7 @@ impl Caller {
     }
 
     fn wait_for<R: Reply>(&self, call: &Arc<Call<R>>, until: Deadline) -> Option<Result<R, CallError>> {
+        batch::notify_begun();
         let context = &call.context;
         if self.peer.is_in_fork() {
             return Some(Err(self.in_fork_slow(context)));

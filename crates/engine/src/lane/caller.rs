@@ -116,6 +116,13 @@ impl CallerLane {
     /// is the callee's own.
     #[inline(always)]
     pub fn publish(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
+        self.publish_quietly(kind, call, len, pool);
+        doorbell::notify(&self.worker.bell, &self.worker_bell);
+    }
+
+    /// The same, and leaves it to the caller to notify the worker.
+    #[inline(always)]
+    pub(crate) fn publish_quietly(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
         let (place, returns) =
             if self.attachments.is_loaded { self.sent_slow(len, pool) } else { (Place::Slot(len), 0) };
         self.requests.publish(kind, returns << 32 | call, place);
@@ -123,7 +130,6 @@ impl CallerLane {
         if !self.in_use {
             self.enter_use_slow();
         }
-        doorbell::notify(&self.worker.bell, &self.worker_bell);
     }
 
     /// Notes that the request at `position`, published just now, is one-way.

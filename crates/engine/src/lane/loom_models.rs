@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::no_memory::no_memory;
-use super::{CalleeLane, CallerBell, CallerLane, ReplyWriter, WorkerBell, WorkerLanes};
+use super::{CalleeLane, CallerBell, CallerLane, ReplyWriter, Withdrawal, WorkerBell, WorkerLanes};
 use callgate_os::futex::Futex;
 use callgate_os::sync::{AtomicU32, AtomicU64};
 use callgate_transport::commit::{BlockRef, Kind, Place};
@@ -11,7 +11,7 @@ use callgate_transport::doorbell::{Deadline, Pace, Wait, Waiter};
 use callgate_transport::error::Started;
 use callgate_transport::layout::{AWAKE, BellLine, CalleeLine, CallerLine, WorkerLine};
 use callgate_transport::loans::Attachments;
-use callgate_transport::ring::{Consumer, Producer, Seen};
+use callgate_transport::ring::{Consumer, Producer, Seen, Withdrawer};
 use callgate_transport::segment::{Deadlines, Placed, Slots};
 use callgate_transport::wake::{FutexSleeper, Sleeper};
 use crossbeam_utils::CachePadded;
@@ -41,6 +41,16 @@ fn caller_line() -> Placed<CallerLine> {
 
 /// Both ends of a lane.
 fn lane(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane) {
+    let (caller, callee, _) = ends(index, worker);
+    (caller, callee)
+}
+
+/// The same, and what withdraws a request.
+fn withdrawable_lane() -> (CallerLane, CalleeLane, Withdrawal) {
+    ends(0, &worker())
+}
+
+fn ends(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane, Withdrawal) {
     let (requests, replies, line) = (Slots::on_heap(2), Slots::on_heap(2), caller_line());
     let callee = Placed::on_heap(CalleeLine {
         started: AtomicU64::new(0),
@@ -57,6 +67,7 @@ fn lane(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane) {
         callee: callee.clone(),
         attachments: Attachments::default(),
     };
+    let withdrawal = Withdrawal { requests: Withdrawer::new(requests.clone()), callee: callee.clone() };
     let caller = CallerLane {
         index,
         place: index,
@@ -77,7 +88,7 @@ fn lane(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane) {
         acknowledged: 0,
         one_way: VecDeque::new(),
     };
-    (caller, called)
+    (caller, called, withdrawal)
 }
 
 /// A child's worker that sleeps whenever there is nothing to do.
@@ -152,6 +163,20 @@ fn loom_what_is_left_before_it_has_started_is_not_carried_out() {
         let started = caller.leave(0);
         let is_carried_out = worker.join().unwrap();
         assert!(started == Started::Yes || !is_carried_out);
+    });
+}
+
+/// A caller withdraws its request just as the worker takes it: a call that is said not to have started is not carried out.
+#[test]
+fn loom_what_is_withdrawn_before_it_has_started_is_not_carried_out() {
+    loom::model(|| {
+        let (mut caller, mut callee, withdrawal) = withdrawable_lane();
+        let len = caller.write(&(), no_memory()).unwrap();
+        caller.publish(Kind::Call, 0, len, no_memory().pool);
+        let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_withdrawn()));
+        let started = withdrawal.withdraw(0);
+        let is_carried_out = worker.join().unwrap();
+        assert!(started != Started::No || !is_carried_out);
     });
 }
 
