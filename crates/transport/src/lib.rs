@@ -37,6 +37,8 @@ pub mod memory_pool;
 pub mod stage;
 pub mod ring;
 pub mod outgoing_frame;
+pub mod frame_writer;
+pub mod scratch;
 pub mod encode;
 
 // Reading frames.
