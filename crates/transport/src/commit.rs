@@ -162,6 +162,15 @@ impl Commit {
         word as u8 & WITHDRAWN != 0
     }
 
+    /// The length that `word` gives to the frame at `position`, if it publishes it as a call, or a call's value, in a slot of `capacity` bytes, as nearly
+    /// every word does.
+    #[inline(always)]
+    pub(crate) fn plain_len(word: u64, position: u64, capacity: usize) -> Option<usize> {
+        let rest = word ^ (sequence(position) << 32 | Kind::Call as u64);
+        // What is left is the length, if the upper and the lowest bits are as expected.
+        (rest & 0xff == 0 && rest >> 8 <= capacity as u64).then_some((rest >> 8) as usize)
+    }
+
     /// Whether `word` publishes the frame at `position` or a later one.
     pub(crate) fn is_at_or_past(word: u64, position: u64) -> bool {
         let laps = ((word >> 32) as u32).wrapping_sub(sequence(position) as u32);
@@ -245,6 +254,29 @@ mod tests {
             }
         }
         assert!(!Commit::is_at(0, u64::from(u32::MAX)), "a slot never written is no frame");
+    }
+
+    #[test]
+    fn a_plain_word_is_what_a_checked_one_is_of_a_call_in_a_slot() {
+        let slots = Slots::on_heap(2);
+        let line = slots.line(0);
+        for position in [0, 1, 0xffff_fffe, 0xffff_ffff, 1 << 32, u64::MAX] {
+            let sequences = [sequence(position), sequence(position) ^ 1, 0, 0xffff_ffff];
+            for (sequence, len, kind) in sequences
+                .into_iter()
+                .flat_map(|sequence| [0, 1, 47, 48, 49, 0xff_ffff].map(|len| (sequence, len)))
+                .flat_map(|(sequence, len)| (0..=255u64).map(move |kind| (sequence, len, kind)))
+            {
+                let word = sequence << 32 | len << 8 | kind;
+                let checked = Commit::is_at(word, position).then(|| Commit::checked(word, line, 48).ok()).flatten();
+                let plain = Commit::plain_len(word, position, 48);
+                let len = checked.and_then(|commit| match commit {
+                    Commit { kind: Kind::Call, place: Place::Slot(len) } => Some(len),
+                    _ => None,
+                });
+                assert_eq!(plain, len, "{word:x} at {position}");
+            }
+        }
     }
 
     #[test]

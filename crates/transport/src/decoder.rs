@@ -57,6 +57,13 @@ impl<'d> Decoder<'d> {
         Self { pool: None, left: u64::MAX, frame: None, refused: None, until: Deadline::NEVER }
     }
 
+    /// The same, at another address: the compiler need not give the first one any.
+    #[inline(always)]
+    pub(crate) fn moved(self) -> Self {
+        let Self { pool, left, frame, refused, until } = self;
+        Self { pool, left, frame, refused, until }
+    }
+
     /// The same decoder, for a frame in `bytes`.
     #[inline(always)]
     pub fn within(self, bytes: &[u8]) -> Self {

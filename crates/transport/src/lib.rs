@@ -38,6 +38,8 @@ pub mod stage;
 pub mod ring;
 pub mod moved_reply;
 pub mod outgoing_frame;
+pub mod frame_writer;
+pub mod scratch;
 pub mod encode;
 pub mod written_frame;
 

@@ -252,6 +252,7 @@ pub enum BlockSize {
 }
 
 /// Where a frame finds memory, and how long it may wait for it.
+#[derive(Clone, Copy)]
 pub struct AllocContext<'a> {
     pub pool: &'a dyn PoolHandle,
     pub limit: &'a TimeLimit,

@@ -60,7 +60,8 @@ const PIECE: usize = 32 << 10;
 /// A frame that is being written. Takes memory only when the frame outgrows its slot, or carries a box.
 pub struct OutgoingFrame<'a> {
     slot: &'a Claim,
-    alloc: &'a AllocContext<'a>,
+    // By value: the compiler then need not give the original any address.
+    alloc: AllocContext<'a>,
     attachments: &'a mut Attachments,
     /// The caller that copies a large reply while it is written. Requests are read in place, so they have none.
     reader: Option<&'a CallerBell>,
@@ -77,11 +78,18 @@ impl<'a> OutgoingFrame<'a> {
     #[inline(always)]
     pub(crate) fn new(
         slot: &'a Claim,
-        alloc: &'a AllocContext<'a>,
+        alloc: &AllocContext<'a>,
         attachments: &'a mut Attachments,
         reader: Option<&'a CallerBell>,
     ) -> Self {
-        Self { slot, alloc, attachments, reader, until: Deadline::NEVER, boxed: 0, failed: None }
+        Self { slot, alloc: *alloc, attachments, reader, until: Deadline::NEVER, boxed: 0, failed: None }
+    }
+
+    /// The same, at another address: the compiler need not give the first one any.
+    #[inline(always)]
+    pub(crate) fn moved(self) -> Self {
+        let Self { slot, alloc, attachments, reader, until, boxed, failed } = self;
+        Self { slot, alloc, attachments, reader, until, boxed, failed }
     }
 
     /// Moves the frame, of which `written` bytes are written, into a block with room for `need`. Returns where that begins, and how many
@@ -120,7 +128,7 @@ impl<'a> OutgoingFrame<'a> {
         attach: impl FnOnce(&AllocContext<'_>, &mut Attachments) -> Result<BoxRef, NoMemory>,
     ) -> Result<BoxRef, Failure> {
         self.attachments.is_loaded = true;
-        let attached = attach(self.alloc, self.attachments).and_then(|box_ref| {
+        let attached = attach(&self.alloc, self.attachments).and_then(|box_ref| {
             self.count_box(&box_ref)?;
             Ok(box_ref)
         });

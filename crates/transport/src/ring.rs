@@ -35,12 +35,15 @@
 #![forbid(unsafe_code)]
 
 use crate::commit::{BlockRef, Commit, Kind, Place};
-use crate::layout::{EXPECTED, MARK, SlotLine};
+use crate::layout::{EXPECTED, INLINE, MARK, SlotLine};
 use crate::segment::{Slots, Span};
 use crate::stage::Stage;
 use callgate_os::sync::Ordering::{Acquire, Relaxed, Release};
 use callgate_os::sync::fence;
 use std::cell::Cell;
+
+/// The words of the payload that are stored for every frame: enough for a number or two.
+const FIRST_WORDS: usize = 2;
 
 /// The writing end of a ring.
 pub struct Producer {
@@ -83,8 +86,16 @@ impl Producer {
     pub fn publish(&mut self, kind: Kind, call: u64, place: Place) {
         let line = self.next.line();
         match place {
-            Place::Slot(_) => {
-                self.stage.words().into_iter().zip(&line.inline).for_each(|(word, to)| to.store(word, Relaxed))
+            Place::Slot(len) => {
+                let (first, others) = line.inline.split_at(FIRST_WORDS);
+                self.stage.words(0..FIRST_WORDS).zip(first).for_each(|(word, to)| to.store(word, Relaxed));
+                // What stays there if the frame is shorter, the consumer has seen before.
+                if len > FIRST_WORDS * 8 {
+                    self.stage
+                        .words(FIRST_WORDS..INLINE / 8)
+                        .zip(others)
+                        .for_each(|(word, to)| to.store(word, Relaxed));
+                }
             }
             Place::Block(block) => {
                 self.next.take_back();
@@ -192,6 +203,11 @@ impl Withdrawer {
 pub struct Consumer {
     slots: Slots,
     position: u64,
+    /// The longest payload whose lines are written together; 0 if slots have only one line.
+    staged: usize,
+    /// Whether to fetch more than the first line while polling: the last frame was no longer than `staged`. A producer does not have the lines of a
+    /// longer one together, and fetching them would only get in its way.
+    fetches: Cell<bool>,
 }
 
 /// The announcement of the next frame, which is still being written. Not yet checked against the known segments.
@@ -233,13 +249,23 @@ impl Frame<'_> {
 impl Consumer {
     /// The consumer of a ring whose next frame has `position`.
     pub fn new(slots: Slots, position: u64) -> Self {
-        Self { slots, position }
+        let staged = if slots.capacity() >= Stage::LEN { Stage::LEN } else { 0 };
+        Self { slots, position, staged, fetches: Cell::new(staged > 0) }
     }
 
     /// The position of the next frame.
     #[inline(always)]
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Fetches the lines behind the next frame's first, which the producer writes before it: then they arrive with it, not after it. Call it each time
+    /// before looking for the frame while waiting for it.
+    #[inline(always)]
+    pub fn fetch_lines(&self) {
+        if self.fetches.get() {
+            self.slots.fetch_behind(self.position);
+        }
     }
 
     /// Whether the next frame has been published. Reads one cache line, the frame's own.
@@ -252,6 +278,7 @@ impl Consumer {
     /// Whether the next frame has been published, or more of it is announced than `seen`. Reads one cache line, the frame's own.
     #[inline(always)]
     pub fn has_more(&self, seen: &Seen) -> bool {
+        self.fetch_lines();
         let line = self.slots.line(self.position);
         // Acquire: as in `is_ready`.
         let word = line.commit.load(Acquire);
@@ -302,16 +329,55 @@ impl Consumer {
     /// As [`take`](Self::take).
     #[inline(always)]
     pub fn take_at(&self, position: u64) -> Result<Option<Frame<'_>>, &'static str> {
-        let line = self.slots.line(position);
+        // Before the load, which the compiler moves nothing over: what it needs to know of the slots is read once.
+        let (line, payload) = (self.slots.line(position), self.slots.payload(position));
         // Acquire: as in `is_ready`. Read once: what is checked here is what is used.
         let word = line.commit.load(Acquire);
+        match Commit::plain_len(word, position, payload.len()) {
+            Some(len) => {
+                self.fetches.set(len <= self.staged);
+                let commit = Commit { kind: Kind::Call, place: Place::Slot(len) };
+                Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload: payload.first(len) }))
+            }
+            None => self.take_other(position, line, payload, word),
+        }
+    }
+
+    /// The next frame, if it has `position` and is plain: a call, or its value, in a slot, that carries nothing.
+    #[inline(always)]
+    pub fn take_plain(&self, position: u64) -> Option<Frame<'_>> {
+        let (line, payload) = (self.slots.line(self.position), self.slots.payload(self.position));
+        // Acquire: as in `is_ready`.
+        let word = line.commit.load(Acquire);
+        let len = Commit::plain_len(word, position, payload.len())?;
+        let call = line.call.load(Relaxed);
+        if call != 0 || position != self.position {
+            return None;
+        }
+        self.fetches.set(len <= self.staged);
+        let commit = Commit { kind: Kind::Call, place: Place::Slot(len) };
+        Some(Frame { commit, call: 0, line, payload: payload.first(len) })
+    }
+
+    /// [`take_at`](Self::take_at) of a frame that is not plain, or not there.
+    #[inline(never)]
+    fn take_other<'a>(
+        &'a self,
+        position: u64,
+        line: &'a SlotLine,
+        payload: Span<'a>,
+        word: u64,
+    ) -> Result<Option<Frame<'a>>, &'static str> {
         if !Commit::is_at(word, position) {
             return Ok(None);
         }
-        let commit = Commit::checked(word, line, self.slots.capacity())?;
+        let commit = Commit::checked(word, line, payload.len())?;
         let payload = match commit.place {
-            Place::Slot(len) => self.slots.payload(position).first(len),
-            Place::Block(_) => Span::empty(),
+            Place::Slot(len) => payload.first(len),
+            Place::Block(_) => {
+                self.fetches.set(false);
+                Span::empty()
+            }
         };
         Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload }))
     }

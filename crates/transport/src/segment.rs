@@ -9,6 +9,7 @@ use crate::layout::{
     CalleeLine, CallerLine, DeadlineEntry, Geometry, Header, HeldTable, LINE, LastWords, MAGIC, PAYLOAD_OFFSET,
     PROTOCOL, SlotLine, WorkerLine,
 };
+use callgate_os::cpu;
 use callgate_os::mapping::{Mapping, Protection, copy_from_shared};
 use callgate_os::sync::AtomicU64;
 use callgate_os::sync::Ordering::Relaxed;
@@ -111,6 +112,7 @@ unsafe impl Sync for Slots {}
 impl Slots {
     fn new(mapping: &Arc<Mapping>, offset: usize, geometry: &Geometry) -> Self {
         let (count, stride) = (geometry.slots as usize, geometry.stride());
+        assert!(stride >= LINE);
         let first = checked_address(mapping, offset, count * stride, align_of::<SlotLine>()).cast();
         Self { first, stride, mask: count as u64 - 1, _owner: mapping.clone() }
     }
@@ -166,6 +168,14 @@ impl Slots {
     pub fn line(&self, position: u64) -> &SlotLine {
         // SAFETY: inside memory that `_owner` keeps alive; every bit pattern is a valid `SlotLine`.
         unsafe { self.at(position).as_ref() }
+    }
+
+    /// Has the processor get the second and the third line of the slot at `position`, to read them. Not for slots of one line.
+    #[inline(always)]
+    pub(crate) fn fetch_behind(&self, position: u64) {
+        let line = self.at(position).cast::<u8>().as_ptr();
+        cpu::fetch_to_read(line.wrapping_add(LINE));
+        cpu::fetch_to_read(line.wrapping_add(2 * LINE));
     }
 
     /// The payload area of the slot at `position`.

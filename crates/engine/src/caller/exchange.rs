@@ -156,12 +156,14 @@ impl Caller {
     ) -> Result<R, CallError> {
         let mut has_waited = false;
         loop {
+            if kind == Kind::Call
+                && let Some(frame) = lane.replies().take_plain(position)
+            {
+                let value = self.value(&frame, context);
+                self.release(lane, false);
+                return value;
+            }
             match self.next(lane, position) {
-                Ok(Next::Mine(frame)) if is_plain(&frame, kind) => {
-                    let value = self.value(&frame, context);
-                    self.release(lane, false);
-                    return value;
-                }
                 Ok(Next::Mine(_)) => {
                     if let Some(outcome) = self.take_slow(lane, kind, context) {
                         return outcome;

@@ -44,6 +44,12 @@ impl CalleeLane {
         self.requests.is_ready()
     }
 
+    /// See [`Consumer::fetch_lines`].
+    #[inline(always)]
+    pub(crate) fn fetch_lines(&self) {
+        self.requests.fetch_lines();
+    }
+
     /// The next request, if it is there, and the slot for its reply. Records first that the request has started. A caller may
     /// have [withdrawn](ReplySlot::is_withdrawn) it.
     ///
@@ -130,7 +136,7 @@ impl ReplySlot<'_> {
     }
 
     /// The chain of the request, if it is nested.
-    #[cold]
+    #[inline(always)]
     pub fn chain(&self) -> u64 {
         // Relaxed: written before the request was published.
         self.replies.caller.line.chain.load(Relaxed)

@@ -123,9 +123,11 @@ impl CallerLane {
     /// The same, and leaves it to the caller to notify the worker.
     #[inline(always)]
     pub(crate) fn publish_quietly(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
-        let (place, returns) =
-            if self.attachments.is_loaded { self.sent_slow(len, pool) } else { (Place::Slot(len), 0) };
-        self.requests.publish(kind, returns << 32 | call, place);
+        if self.attachments.is_loaded {
+            self.publish_loaded(kind, call, len, pool);
+        } else {
+            self.requests.publish(kind, call, Place::Slot(len));
+        }
         failpoints::reach(Step::ParentRequestStored);
         if !self.in_use {
             self.enter_use_slow();
@@ -166,8 +168,13 @@ impl CallerLane {
         (self.requests.position().wrapping_add(1)).is_multiple_of(self.replies.count() / 2)
     }
 
-    /// Keeps what the request carries until it is answered. Returns where the request lies, and the list of blocks that it returns.
     #[cold]
+    fn publish_loaded(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
+        let (place, returns) = self.sent_slow(len, pool);
+        self.requests.publish(kind, returns << 32 | call, place);
+    }
+
+    /// Keeps what the request carries until it is answered. Returns where the request lies, and the list of blocks that it returns.
     fn sent_slow(&mut self, len: usize, pool: &dyn PoolHandle) -> (Place, u64) {
         let mut attachments = std::mem::take(&mut self.attachments);
         let place = place(len, attachments.block.as_ref());

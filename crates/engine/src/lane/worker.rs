@@ -62,7 +62,7 @@ impl WorkerLanes {
     /// not outlive.
     #[inline(always)]
     pub fn wait(&mut self, peer_status: Option<&PeerStatus>) -> Option<usize> {
-        let found = self.find().or_else(|| self.wait_slow(peer_status))?;
+        let found = self.find(|_| ()).or_else(|| self.wait_slow(peer_status))?;
         self.last = found;
         Some(found)
     }
@@ -80,7 +80,7 @@ impl WorkerLanes {
         let mut found = None;
         loop {
             let waited = waiter.wait(Deadline::NEVER, || {
-                found = self.find();
+                found = self.find(CalleeLane::fetch_lines);
                 found.is_some()
             });
             if found.is_some() || waited == Waited::Dead {
@@ -89,15 +89,17 @@ impl WorkerLanes {
         }
     }
 
-    /// The next lane with a request, in turn.
+    /// The next lane with a request, in turn. Calls `before` before each look.
     #[inline(always)]
-    fn find(&self) -> Option<usize> {
+    fn find(&self, before: impl Fn(&CalleeLane)) -> Option<usize> {
         let in_use = self.worker.lanes_in_use.load(Relaxed) as usize;
         let Some(lanes) = self.lanes.get(..in_use) else { return self.find_last() };
         let mut place = self.last;
         for _ in lanes {
             place = if place + 1 < lanes.len() { place + 1 } else { 0 };
-            if lanes[place].is_ready() {
+            let lane = &lanes[place];
+            before(lane);
+            if lane.is_ready() {
                 return Some(place);
             }
         }

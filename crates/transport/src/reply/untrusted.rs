@@ -18,6 +18,7 @@ use crate::commit::ALIGN;
 use crate::copy_buffer::{CopyBuffer, read_copy};
 use crate::decoder::{Decoder, Transfer};
 use crate::doorbell::Deadline;
+use crate::encode::is_flat;
 use crate::error::CallbackError;
 use crate::layout::{INLINE, SlotLine};
 use crate::reading::{has_memory, in_time};
@@ -69,10 +70,15 @@ impl<R: Transfer> UntrustedReply for R {
 
     #[inline(always)]
     fn from_slot(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<Self, Failure> {
-        match Copied::of_line(line, payload.len()) {
-            Some(copy) => read_copy(copy.first(payload.len()), decoder),
-            None => decode(payload, decoder),
+        if !is_flat::<R>() {
+            return from_slot_of_any_length(line, payload, decoder);
         }
+        // A value without parts is all root, so that its length, and with it the place of the root, is a constant.
+        let len = size_of::<R::Archived>();
+        if payload.len() != len || len > INLINE {
+            return from_slot_slow(line, payload, decoder.moved());
+        }
+        read_copy(Copied::of_words(line, len.div_ceil(8)).first(len), decoder)
     }
 
     #[inline(always)]
@@ -87,6 +93,24 @@ impl<R: Transfer> UntrustedReply for R {
     fn from_copy_buffer(copy_buffer: CopyBuffer<Self>, decoder: Decoder<'_>) -> Result<Self, Failure> {
         copy_buffer.read(decoder)
     }
+}
+
+/// From a slot's payload, whose length says whether it fits into the slot's first line.
+#[inline(always)]
+fn from_slot_of_any_length<R: Transfer>(
+    line: &SlotLine,
+    payload: Span<'_>,
+    decoder: Decoder<'_>,
+) -> Result<R, Failure> {
+    match Copied::of_line(line, payload.len()) {
+        Some(copy) => read_copy(copy.first(payload.len()), decoder),
+        None => decode(payload, decoder),
+    }
+}
+
+#[inline(never)]
+fn from_slot_slow<R: Transfer>(line: &SlotLine, payload: Span<'_>, decoder: Decoder<'_>) -> Result<R, Failure> {
+    from_slot_of_any_length(line, payload, decoder)
 }
 
 /// Copies a reply, validates the copy, and makes the value from it.
@@ -189,7 +213,7 @@ fn validated<A: Checked>(bytes: AlignedVec<ALIGN>, until: Deadline) -> Result<Ar
 // ---- small copies --------------------------------------------------------------------------------------------------
 
 /// Replies up to this many bytes are copied onto the stack.
-const SMALL: usize = 128;
+const SMALL: usize = 176;
 
 /// A copy of a reply on the stack, aligned as payloads are.
 #[repr(align(16))]
@@ -200,7 +224,13 @@ impl Copied<{ INLINE / 8 }> {
     #[inline(always)]
     fn of_line(line: &SlotLine, len: usize) -> Option<Self> {
         // All words of the line, whatever the length: cheaper than a copy of `len` bytes.
-        (len <= INLINE).then(|| Self(std::array::from_fn(|at| line.inline[at].load(Relaxed))))
+        (len <= INLINE).then(|| Self::of_words(line, INLINE / 8))
+    }
+
+    /// The first `count` words of a slot's payload, a constant; zeros behind them.
+    #[inline(always)]
+    fn of_words(line: &SlotLine, count: usize) -> Self {
+        Self(std::array::from_fn(|at| if at < count { line.inline[at].load(Relaxed) } else { 0 }))
     }
 }
 
