@@ -5,10 +5,10 @@
 //! (`loan_slice_uninit`), and the method and a number travel in the user header.
 //!
 //! iceoryx2 keeps files under its root path, which is a temporary directory here, and in `/dev/shm`, under our own prefix.
-//! The side that ends last removes both: the peer if its parent was killed, the parent if the peer was.
 
 #![forbid(unsafe_code)]
 
+use crate::files::PeerFiles;
 use crate::message::counter;
 use crate::peer::{self, PeerProcess};
 use crate::transports::StartedTransport;
@@ -21,12 +21,9 @@ use iceoryx2::port::{client::Client, listener::Listener, notifier::Notifier, ser
 use iceoryx2::prelude::*;
 use iceoryx2::response::Response;
 use iceoryx2::service::port_factory::request_response;
-use std::fs;
-use std::path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 pub const POLLING: &str = "iceoryx2 polling";
 pub const EVENT: &str = "iceoryx2 event";
@@ -62,7 +59,7 @@ struct IceoryxCalls {
     requests: IceoryxRequests,
     events: Option<Events>,
     peer: PeerProcess,
-    _place: IceoryxFiles,
+    _place: PeerFiles,
 }
 
 pub fn start_polling(cpu: Option<usize>) -> StartedTransport {
@@ -74,8 +71,8 @@ pub fn start_event(cpu: Option<usize>) -> StartedTransport {
 }
 
 fn start(name: &str, cpu: Option<usize>) -> StartedTransport {
-    let place = IceoryxFiles::create()?;
-    let node = place.node()?;
+    let place = PeerFiles::create()?;
+    let node = node(&place)?;
     let requests = service(&node)?.client_builder().initial_max_slice_len(MAX_PAYLOAD).create()?;
     let events = if name == EVENT { Some(Events::open(&node, "replied", "requested")?) } else { None };
     let mut peer = PeerProcess::start(name, &place.address()?, cpu, Stdio::piped(), Stdio::piped())?;
@@ -93,8 +90,8 @@ pub fn serve_event(address: &str) -> Result<(), BoxError> {
 
 fn serve(name: &str, address: &str) -> Result<(), BoxError> {
     // Dropped last, so that it removes the remaining files when nothing uses them any more.
-    let place = IceoryxFiles::at(address)?;
-    let node = place.node()?;
+    let place = PeerFiles::at(address)?;
+    let node = node(&place)?;
     let requested = service(&node)?.server_builder().initial_max_slice_len(MAX_PAYLOAD).create()?;
     let events = if name == EVENT { Some(Events::open(&node, "requested", "replied")?) } else { None };
     let (mut counter, ended) = (counter()?, peer::end_of_stdin());
@@ -249,51 +246,11 @@ impl Events {
     }
 }
 
-/// The place of iceoryx2's files. Dropping it removes them.
-pub struct IceoryxFiles {
-    root: path::PathBuf,
-    prefix: String,
-    /// Removes the directory, in the process that created it.
-    _directory: Option<TempDir>,
-}
-
-impl IceoryxFiles {
-    pub fn create() -> Result<Self, BoxError> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = TempDir::with_prefix("callgate-compare-")?;
-        let prefix = format!("callgate_compare_{}_{next}_", std::process::id());
-        Ok(Self { root: directory.path().to_owned(), prefix, _directory: Some(directory) })
-    }
-
-    /// The place that another process has created.
-    pub fn at(address: &str) -> Result<Self, BoxError> {
-        let (prefix, root) = address.split_once(' ').ok_or("an address without a directory")?;
-        Ok(Self { root: root.into(), prefix: prefix.to_owned(), _directory: None })
-    }
-
-    pub fn address(&self) -> Result<String, BoxError> {
-        Ok(format!("{} {}", self.prefix, self.root.to_str().ok_or("the temporary directory is not UTF-8")?))
-    }
-
-    pub fn node(&self) -> Result<Node<ipc::Service>, BoxError> {
-        set_log_level(LogLevel::Fatal);
-        let mut config = Config::default();
-        config.global.prefix = FileName::new(self.prefix.as_bytes())?;
-        config.global.set_root_path(&Path::new(self.root.to_str().ok_or("not UTF-8")?.as_bytes())?);
-        Ok(NodeBuilder::new().config(&config).signal_handling_mode(SignalHandlingMode::Disabled).create()?)
-    }
-}
-
-impl Drop for IceoryxFiles {
-    fn drop(&mut self) {
-        // Usually nothing is left. A failed removal is no reason to fail.
-        let _ = fs::remove_dir_all(&self.root);
-        let Ok(entries) = fs::read_dir("/dev/shm") else { return };
-        for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&self.prefix) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
+/// A node that keeps all its files in `place`.
+pub fn node(place: &PeerFiles) -> Result<Node<ipc::Service>, BoxError> {
+    set_log_level(LogLevel::Fatal);
+    let mut config = Config::default();
+    config.global.prefix = FileName::new(place.prefix().as_bytes())?;
+    config.global.set_root_path(&Path::new(place.root()?.as_bytes())?);
+    Ok(NodeBuilder::new().config(&config).signal_handling_mode(SignalHandlingMode::Disabled).create()?)
 }

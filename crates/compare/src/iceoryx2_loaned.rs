@@ -11,7 +11,8 @@
 #![forbid(unsafe_code)]
 
 use crate::carriers::StartedCarrier;
-use crate::iceoryx2::IceoryxFiles;
+use crate::files::PeerFiles;
+use crate::iceoryx2::node;
 use crate::peer::{self, PeerProcess};
 use callgate_suite::large::{Carry, Load};
 use callgate_suite::{BoxError, bytes, workload};
@@ -51,15 +52,15 @@ struct Loans {
     buffer: Option<LoanedAnswer>,
     requests: LoanedRequests,
     peer: PeerProcess,
-    _place: IceoryxFiles,
+    _place: PeerFiles,
     load: Load,
     len: usize,
     turn: u64,
 }
 
 pub fn start(cpu: Option<usize>, load: Load, len: usize) -> StartedCarrier {
-    let place = IceoryxFiles::create()?;
-    let node = place.node()?;
+    let place = PeerFiles::create()?;
+    let node = node(&place)?;
     let requests = service(&node)?.client_builder().initial_max_slice_len(len).create()?;
     let address = format!("{len} {}", place.address()?);
     let mut peer = PeerProcess::start(NAME, &address, cpu, Stdio::piped(), Stdio::piped())?;
@@ -70,8 +71,8 @@ pub fn start(cpu: Option<usize>, load: Load, len: usize) -> StartedCarrier {
 pub fn serve(address: &str) -> Result<(), BoxError> {
     let (len, address) = address.split_once(' ').ok_or("an address without a length")?;
     // Dropped last, so that it removes the remaining files when nothing uses them any more.
-    let place = IceoryxFiles::at(address)?;
-    let node = place.node()?;
+    let place = PeerFiles::at(address)?;
+    let node = node(&place)?;
     let requested: LoanedRequested = service(&node)?.server_builder().initial_max_slice_len(len.parse()?).create()?;
     let ended = peer::end_of_stdin();
     peer::ready()?;

@@ -9,10 +9,15 @@
 mod direct;
 mod iceoryx2;
 mod iceoryx2_loaned;
+mod iceoryx2_streamed;
 mod ipc_channel;
 mod ipc_memory;
 mod python;
+mod remoc;
+mod ringfire;
 mod stream;
+#[cfg(feature = "tachyon")]
+mod tachyon;
 mod tarpc;
 mod threads;
 mod transports;
@@ -20,7 +25,11 @@ mod transports;
 // The peers that carry large payloads.
 mod carriers;
 
+// The peers that are compared by numbers alone.
+mod flows;
+
 // Shared by the peers.
+mod files;
 mod message;
 mod peer;
 
@@ -31,7 +40,9 @@ use callgate_suite::{BoxError, Budget};
 use clap::Parser;
 use measure::Peers;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
 
 /// Compares callgate with other ways of crossing a process boundary.
 #[derive(Parser)]
@@ -51,6 +62,18 @@ struct CompareArgs {
     names: Vec<String>,
 }
 
+/// More than the longest run takes. Not every peer notices that the other side has died.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// Ends this process after that time. Its peers then see the end of their stdin.
+fn end_after(limit: Duration) {
+    thread::spawn(move || {
+        thread::sleep(limit);
+        eprintln!("callgate-compare: not done after {} s", limit.as_secs());
+        process::exit(1);
+    });
+}
+
 fn names() -> String {
     measure::names().collect::<Vec<_>>().join(", ")
 }
@@ -58,6 +81,7 @@ fn names() -> String {
 fn main() -> ExitCode {
     callgate_suite::init();
     peer::init();
+    end_after(LIMIT);
     match run(&CompareArgs::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,7 +129,7 @@ mod tests {
         assert_eq!(choose(&[]), Ok(measure::names().collect()));
         assert_eq!(
             choose(&["unix", "ICEORYX2"]),
-            Ok(vec!["iceoryx2 polling", "iceoryx2 event", "Unix socket", "iceoryx2 loaned"])
+            Ok(vec!["iceoryx2 polling", "iceoryx2 event", "Unix socket", "iceoryx2 loaned", "iceoryx2 streamed"])
         );
         assert!(choose(&["pipe", "carrier pigeon"]).expect_err("no such peer").contains("carrier pigeon"));
     }

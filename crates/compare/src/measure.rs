@@ -4,9 +4,11 @@
 
 use crate::carriers::{self, CARRIERS, PayloadCarrier};
 use crate::direct;
+use crate::flows::{self, FLOWS, FlowKind, FlowWay};
 use crate::python::{self, Python};
 use crate::transports::{self, Boxed, TransportWay, WAYS};
 use callgate::Wait;
+use callgate_suite::floor::RawStream;
 use callgate_suite::interleave::{Measured, rows};
 use callgate_suite::large::{self, Load};
 use callgate_suite::manager;
@@ -26,6 +28,9 @@ const PARKED: &str = "callgate parked";
 /// A callback of dynamic values, to compare with peers that call callbacks too.
 const CALLBACK: &str = "callgate callback of values";
 
+/// The name of the floor of streams.
+const RAW_STREAM: &str = "raw stream";
+
 /// The calls measured for each peer: the name in the Python script, the name in the report, and the kind.
 const CALLS: [(&str, &str, CallKind); 3] =
     [("add", "add", CallKind::Add), ("greet", "greet", CallKind::Greet), ("echo", "echo 4096", CallKind::Echo(4096))];
@@ -40,19 +45,26 @@ const TOGETHER: u32 = 64;
 pub const FULL: Budget = Budget { time: Duration::from_millis(200), ..Budget::full() };
 
 /// Peers that should be compared but are not, and why.
-const ABSENT: &[(&str, &str)] =
-    &[("Cap'n Proto", "its Rust crates need a system package to build, the schema compiler `capnp`")];
+const ABSENT: &[(&str, &str)] = &[
+    ("Cap'n Proto", "its Rust crates need a system package to build, the schema compiler `capnp`"),
+    #[cfg(not(feature = "tachyon"))]
+    ("tachyon-ipc", "it needs clang 17 or gcc 14, and the feature `tachyon` of this program"),
+];
 
 /// The names of all peers.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let rust = WAYS.iter().map(|way| way.name).chain(CARRIERS.iter().map(|carrier| carrier.name));
-    rust.chain(python::NAMES).chain(ABSENT.iter().map(|(name, _)| *name))
+    // A transport may be one of these too.
+    let flows = FLOWS.iter().map(|way| way.name).filter(|name| transports::find(name).is_none());
+    rust.chain(flows).chain(python::NAMES).chain(ABSENT.iter().map(|(name, _)| *name))
 }
 
 /// The peers that can be called, and the reasons why others cannot.
+#[derive(Default)]
 pub struct Peers {
     rust: Vec<&'static TransportWay>,
     carriers: Vec<&'static PayloadCarrier>,
+    flows: Vec<&'static FlowWay>,
     python: Vec<(&'static str, Python)>,
     skipped: Vec<String>,
 }
@@ -60,7 +72,7 @@ pub struct Peers {
 impl Peers {
     /// Finds the peers of these names, and notes for each missing one why it is missing.
     pub fn find(names: &[&'static str]) -> Self {
-        let mut peers = Self { rust: Vec::new(), carriers: Vec::new(), python: Vec::new(), skipped: Vec::new() };
+        let mut peers = Self::default();
         for &name in names {
             if let Err(error) = peers.add(name) {
                 eprintln!("{name} is left out: {error}");
@@ -74,11 +86,13 @@ impl Peers {
         if let Some((_, why)) = ABSENT.iter().find(|(absent, _)| *absent == name) {
             return Err((*why).into());
         }
-        match (transports::find(name), carriers::find(name)) {
-            (Some(way), _) => self.rust.push(way),
-            (_, Some(carrier)) => self.carriers.push(carrier),
-            _ => self.python.push((name, Python::for_peer(name)?)),
+        let found = (transports::find(name), carriers::find(name), flows::find(name));
+        if matches!(found, (None, None, None)) {
+            self.python.push((name, Python::for_peer(name)?));
         }
+        self.rust.extend(found.0);
+        self.carriers.extend(found.1);
+        self.flows.extend(found.2);
         Ok(())
     }
 
@@ -94,6 +108,9 @@ impl Peers {
         }
         for carrier in &self.carriers {
             carrier.verify().map_err(|error| format!("{}: {error}", carrier.name))?;
+        }
+        for way in &self.flows {
+            way.verify().map_err(|error| format!("{}: {error}", way.name))?;
         }
         for (name, python) in &self.python {
             let named = |error| format!("{name}: {error}");
@@ -112,7 +129,7 @@ impl Peers {
         let (caller, callee) = pin::pair()?;
         let _pinned = Pinned::to(caller)?;
         let mut report = BenchReport { skipped: self.skipped.clone(), ..BenchReport::default() };
-        if !(self.rust.is_empty() && self.python.is_empty()) {
+        if !(self.rust.is_empty() && self.flows.is_empty() && self.python.is_empty()) {
             report.append(self.measure_calls(budget, caller, callee)?);
         }
         for (load, len) in self.loads() {
@@ -160,6 +177,14 @@ impl Peers {
             let transport = Rc::new(RefCell::new(Boxed((way.start)(Some(callee))?)));
             subjects.extend(CALLS.map(|(_, name, call)| way.subject(name, call, &transport)));
         }
+        if self.flows.iter().any(|way| way.kinds.contains(&FlowKind::Stream)) {
+            subjects.push(raw_stream(callee)?);
+        }
+        for way in &self.flows {
+            for &kind in way.kinds {
+                subjects.push(way.subject(kind, callee)?);
+            }
+        }
         if self.python.iter().any(|(name, _)| *name == python::CONNECTION) {
             subjects.push(manager::of_values(CALLBACK, callee)?);
         }
@@ -198,6 +223,54 @@ impl PayloadCarrier {
         let measured = measured.beside(&large::callgate_name(load, len));
         Ok(if self.polls { measured.polling() } else { measured })
     }
+}
+
+impl FlowWay {
+    /// Carries a little of each kind, which checks the answers.
+    fn verify(&self) -> Result<(), BoxError> {
+        for &kind in self.kinds {
+            let mut flow = (self.start)(None, kind)?;
+            [1, 0, 500].into_iter().try_for_each(|count| flow.carry(kind, count))?;
+        }
+        Ok(())
+    }
+
+    fn subject(&self, kind: FlowKind, callee: usize) -> Result<Subject, BoxError> {
+        let mut flow = (self.start)(Some(callee), kind)?;
+        let (name, peer, count) = (format!("{} {}", self.name, kind.name()), flow.peer(), kind.count());
+        let measured = together(name, count, move || flow.carry(kind, count)).answered_by(Some(peer));
+        let measured = match kind {
+            FlowKind::Stream => measured.beside(RAW_STREAM),
+            FlowKind::Single | FlowKind::Pipelined => beside("add", measured),
+        };
+        Ok(if self.polls { measured.polling() } else { measured })
+    }
+}
+
+/// The floor of streams.
+fn raw_stream(callee: usize) -> Result<Subject, BoxError> {
+    let (mut stream, count) = (RawStream::start(callee)?, FlowKind::Stream.count());
+    let pid = stream.pid();
+    let measured = together(RAW_STREAM.into(), count, move || stream.take(count));
+    Ok(measured.answered_by(Some(pid)).polling())
+}
+
+/// A subject whose `operation` makes `count` calls, or takes `count` numbers.
+fn together(name: String, count: u32, mut operation: impl FnMut() -> Result<(), BoxError> + 'static) -> Subject {
+    if count == 1 {
+        return Subject::new(name, operation);
+    }
+    let run = Subject::custom(name, move |batch| {
+        loop {
+            let begin = batch.clock.now();
+            operation()?;
+            batch.record_many(batch.clock.nanos(begin, batch.clock.now()) / f64::from(count), count);
+            if batch.is_over() {
+                return Ok(());
+            }
+        }
+    });
+    run.of_means()
 }
 
 impl TransportWay {

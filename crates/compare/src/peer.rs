@@ -5,15 +5,19 @@
 
 #![forbid(unsafe_code)]
 
-use crate::{carriers, transports};
+#[cfg(feature = "tachyon")]
+use crate::files::PeerFiles;
+use crate::{carriers, flows, transports};
 use callgate_suite::BoxError;
 use callgate_suite::pin::{self, Pinned};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
+use std::hint;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{self, Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// The environment variable with the CPU (or `any`) and the name of the transport.
 const ORDER: &str = "CALLGATE_COMPARE_PEER";
@@ -23,6 +27,12 @@ const ADDRESS: &str = "CALLGATE_COMPARE_ADDRESS";
 
 /// How long a peer may take to end by itself.
 const TIMEOUT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// The number of polls between two checks of whether the peer still lives.
+const POLLS: u32 = 1 << 18;
+
+/// How long an answer that is polled for may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Exit code of a peer that could not serve.
 const FAILED: i32 = 70;
@@ -74,6 +84,46 @@ impl PeerProcess {
         }
     }
 
+    /// Polls until there is something.
+    ///
+    /// # Errors
+    ///
+    /// What `poll` fails with, the peer's end, or that nothing came for 20 seconds.
+    #[inline]
+    pub fn poll<T>(&mut self, mut poll: impl FnMut() -> Result<Option<T>, BoxError>) -> Result<T, BoxError> {
+        let mut deadline = None;
+        loop {
+            for _ in 0..POLLS {
+                if let Some(found) = poll()? {
+                    return Ok(found);
+                }
+                hint::spin_loop();
+            }
+            self.check()?;
+            if Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + PATIENCE) {
+                return Err("no answer for 20 seconds".into());
+            }
+        }
+    }
+
+    /// Removes `place` and exits when the peer does, unless what this returns is dropped before. For transports that would wait for ever.
+    #[cfg(feature = "tachyon")]
+    pub fn exit_with_it(&self, place: &PeerFiles) -> Result<PeerWatch, BoxError> {
+        let pid = Pid::from_raw(self.process.id() as i32).ok_or("no process number")?;
+        let end = pidfd_open(pid, PidfdFlags::empty())?;
+        let watched = Arc::new(AtomicBool::new(true));
+        let (watch, place) = (PeerWatch(watched.clone()), PeerFiles::at(&place.address()?)?);
+        std::thread::spawn(move || {
+            let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], None);
+            if ended.is_ok() && watched.load(Ordering::Relaxed) {
+                drop(place);
+                eprintln!("callgate-compare: a peer has ended");
+                process::exit(FAILED);
+            }
+        });
+        Ok(watch)
+    }
+
     fn ends_by_itself(&self) -> bool {
         let Some(pid) = Pid::from_raw(self.process.id() as i32) else { return false };
         let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
@@ -89,6 +139,17 @@ impl Drop for PeerProcess {
             let _ = self.process.kill();
         }
         let _ = self.process.wait();
+    }
+}
+
+/// See [`PeerProcess::exit_with_it`].
+#[cfg(feature = "tachyon")]
+pub struct PeerWatch(Arc<AtomicBool>);
+
+#[cfg(feature = "tachyon")]
+impl Drop for PeerWatch {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -117,7 +178,8 @@ fn serve(name: &str, cpu: &str) -> Result<(), BoxError> {
         pin::this_thread(&[cpu])?;
     }
     let serve = transports::find(name).and_then(|way| way.serve);
-    let serve = serve.or(carriers::find(name).map(|carrier| carrier.serve)).ok_or("nothing of that name has a peer")?;
+    let serve = serve.or(carriers::find(name).map(|carrier| carrier.serve));
+    let serve = serve.or(flows::find(name).map(|way| way.serve)).ok_or("nothing of that name has a peer")?;
     serve(&std::env::var(ADDRESS)?)
 }
 
@@ -136,4 +198,15 @@ pub fn end_of_stdin() -> Arc<AtomicBool> {
         tell.store(true, Ordering::Relaxed);
     });
     ended
+}
+
+/// In the peer: ends this process when stdin ends, and removes `place`. For transports that would wait for ever.
+#[cfg(feature = "tachyon")]
+pub fn exit_with_stdin(place: PeerFiles) {
+    std::thread::spawn(move || {
+        // An error counts as the end too.
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        drop(place);
+        process::exit(0);
+    });
 }

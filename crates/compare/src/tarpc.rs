@@ -6,14 +6,16 @@
 
 #![forbid(unsafe_code)]
 
+use crate::flows::{DEPTH, Flow, FlowKind, StartedFlow, totals};
 use crate::message::counter;
 use crate::peer::PeerProcess;
 use crate::transports::StartedTransport;
 use bytes::{Bytes, BytesMut};
 use callgate_suite::bridge::CountService;
 use callgate_suite::transport::Record;
+use callgate_suite::workload::check;
 use callgate_suite::{BoxError, Transport};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
@@ -48,9 +50,19 @@ struct Rpc {
     proxy: TarpcCountClient,
     runtime: Runtime,
     peer: PeerProcess,
+    /// What the calls in flight have added.
+    total: u64,
 }
 
 pub fn start(cpu: Option<usize>) -> StartedTransport {
+    Ok(Box::new(connect(cpu)?))
+}
+
+pub fn start_flow(cpu: Option<usize>, _kind: FlowKind) -> StartedFlow {
+    Ok(Box::new(connect(cpu)?))
+}
+
+fn connect(cpu: Option<usize>) -> Result<Rpc, BoxError> {
     let (here, there) = UnixStream::pair()?;
     let peer = PeerProcess::start(NAME, "", cpu, OwnedFd::from(there).into(), Stdio::null())?;
     let runtime = runtime()?;
@@ -58,7 +70,7 @@ pub fn start(cpu: Option<usize>) -> StartedTransport {
         let transport = serde_transport::new(LengthDelimitedCodec::builder().new_framed(stream(here)?), Postcard);
         io::Result::Ok(TarpcCountClient::new(client::Config::default(), transport).spawn())
     })?;
-    Ok(Box::new(Rpc { proxy, runtime, peer }))
+    Ok(Rpc { proxy, runtime, peer, total: 0 })
 }
 
 pub fn serve(_address: &str) -> Result<(), BoxError> {
@@ -72,11 +84,13 @@ pub fn serve(_address: &str) -> Result<(), BoxError> {
     })
 }
 
-fn runtime() -> io::Result<Runtime> {
+/// A runtime for one thread.
+pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_io().enable_time().build()
 }
 
-fn stream(socket: UnixStream) -> io::Result<tokio::net::UnixStream> {
+/// Gives the socket to the current runtime.
+pub fn stream(socket: UnixStream) -> io::Result<tokio::net::UnixStream> {
     socket.set_nonblocking(true)?;
     tokio::net::UnixStream::from_std(socket)
 }
@@ -145,6 +159,21 @@ impl Transport for Rpc {
 
     fn peer(&self) -> Option<u32> {
         Some(self.peer.pid())
+    }
+}
+
+impl Flow for Rpc {
+    fn carry(&mut self, _kind: FlowKind, count: u32) -> Result<(), BoxError> {
+        let proxy = &self.proxy;
+        let calls = futures_util::stream::iter(0..count).map(|_| proxy.add(context::current(), 1));
+        let totals_of = calls.buffer_unordered(DEPTH as usize).try_fold(0, async |sum, total| Ok(sum + total));
+        check(self.runtime.block_on(totals_of)? == totals(self.total, count), "add")?;
+        self.total += u64::from(count);
+        Ok(())
+    }
+
+    fn peer(&self) -> u32 {
+        self.peer.pid()
     }
 }
 

@@ -130,7 +130,11 @@ answers_truly! {
     ipc_channel: "ipc-channel",
     ipc_channel_memory: "ipc-channel memory",
     iceoryx2_loaned: "iceoryx2 loaned",
+    iceoryx2_streamed: "iceoryx2 streamed",
+    ringfire: "ringfire",
+    tachyon_ipc: "tachyon-ipc",
     tarpc: "tarpc",
+    remoc: "remoc",
     cross_process_bridge: "cross-process-bridge",
     manager: "multiprocessing.Manager",
     connection: "multiprocessing.connection",
@@ -140,7 +144,9 @@ answers_truly! {
 #[test]
 fn a_peer_does_not_outlive_a_caller_that_was_killed() {
     let small = ["iceoryx2 polling", "iceoryx2 event", "Unix socket", "pipe", "ipc-channel", "tarpc"];
-    for name in small.into_iter().chain(["iceoryx2 loaned", "ipc-channel memory"]) {
+    let others = ["iceoryx2 loaned", "ipc-channel memory", "iceoryx2 streamed", "ringfire", "remoc"];
+    let optional = cfg!(feature = "tachyon").then_some("tachyon-ipc");
+    for name in small.into_iter().chain(others).chain(optional) {
         // A full measurement takes long enough to interrupt it.
         let mut program = CompareRun::start(&[name]);
         let pid = program.process.id();
@@ -169,7 +175,7 @@ fn a_report_has_a_row_for_each_call_beside_callgates() {
         println!("skipped: a comparison needs two CPUs");
         return;
     }
-    let finished = CompareRun::start(&["--quick", "--json", "-", "pipe", "Cap'n"]).finish();
+    let finished = CompareRun::start(&["--quick", "--json", "-", "pipe", "ringfire", "Cap'n"]).finish();
     assert!(finished.success, "{finished:?}");
     let report: callgate_suite::BenchReport = serde_json::from_str(&finished.stdout).expect("a report");
     for call in ["add", "greet", "echo 4096"] {
@@ -181,9 +187,15 @@ fn a_report_has_a_row_for_each_call_beside_callgates() {
         assert!(row.ratio.is_some());
     }
     assert!(report.row("compare", "callgate parked add").is_some());
+    let floors = [("add", "callgate add"), ("add 32 in flight", "callgate add"), ("stream", "raw stream")];
+    for (kind, floor) in floors {
+        let row = report.row("compare", &format!("ringfire {kind}")).expect("the peer's row");
+        assert_eq!((row.floor.as_deref(), row.averaged), (Some(floor), kind != "add"));
+        assert!(row.p50 > 0.0 && row.ratio.is_some(), "{row:?}");
+    }
     let drawn: Vec<_> = report.series.iter().map(|series| (&*series.plot, &*series.name)).collect();
-    let curves = ["callgate add", "callgate parked add", "pipe add"];
+    let curves = ["callgate add", "callgate parked add", "pipe add", "ringfire add"];
     assert_eq!(drawn, curves.map(|name| ("distribution-compare", name)));
-    assert_eq!(report.rows.len(), 9);
+    assert_eq!(report.rows.len(), 13);
     assert!(report.skipped.len() == 1 && report.skipped[0].starts_with("Cap'n Proto: "), "{:?}", report.skipped);
 }

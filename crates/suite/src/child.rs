@@ -29,6 +29,8 @@ pub(crate) enum ChildRole {
     Copy,
     /// Sums the bytes in one area of shared memory (stdin), polling.
     Sum,
+    /// Sends numbers through a ring in shared memory (stdin), polling.
+    Stream,
     /// Writes one byte to stdout and exits.
     Byte,
     /// Burns CPU time.
@@ -41,6 +43,7 @@ const ROLES: &[(&str, ChildRole)] = &[
     ("relay", ChildRole::Relay),
     ("copy", ChildRole::Copy),
     ("sum", ChildRole::Sum),
+    ("stream", ChildRole::Stream),
     ("byte", ChildRole::Byte),
     ("hog", ChildRole::Hog),
 ];

@@ -1,4 +1,4 @@
-//! Shared memory for the floors: two lines through which a token goes back and forth, and two areas for bytes.
+//! Shared memory for the floors: two lines through which a token goes back and forth, and two areas for bytes or a ring of numbers.
 //!
 //! Both sides are this program and trust each other: the side with the token writes, and the other side reads nothing meanwhile.
 //! A reference to bytes exists only while the side with the token sums them.
@@ -22,6 +22,15 @@ pub(crate) struct SharedLine {
     pub(crate) len: AtomicU32,
     /// The answer of this turn, if it is a number.
     pub(crate) sum: AtomicU64,
+}
+
+/// A number in a ring, with its place in the stream.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct SharedNumber {
+    /// One more than how many numbers came before it; 0 if there is none yet.
+    pub(crate) sequence: AtomicU64,
+    pub(crate) number: AtomicU64,
 }
 
 /// The two directions.
@@ -61,6 +70,18 @@ impl SharedMapping {
     pub(crate) fn line(&self, way: Direction) -> &SharedLine {
         let at = self.map.as_mut_ptr().cast::<SharedLine>().wrapping_add(way as usize);
         // SAFETY: inside the mapping's first page, aligned, alive as long as `self`; atomics are valid for all bytes.
+        unsafe { &*at }
+    }
+
+    /// The number at that index of an area.
+    ///
+    /// # Panics
+    ///
+    /// If the area is too short for it.
+    #[inline(always)]
+    pub(crate) fn number(&self, way: Direction, index: usize) -> &SharedNumber {
+        let at = self.at(way, (index + 1) * size_of::<SharedNumber>()).cast::<SharedNumber>().wrapping_add(index);
+        // SAFETY: `at` has checked the length; areas are aligned to pages and live as long as `self`; atomics are valid for all bytes.
         unsafe { &*at }
     }
 

@@ -80,6 +80,8 @@ const RULES: &[Rule] = &[
     ("compare", "pipe add", "callgate add", P50, Stated),
     ("compare", "crossbeam threads add", "callgate add", P50, Stated),
     ("compare", "multiprocessing.Manager add", "callgate add", P50, Stated),
+    ("compare", "ringfire add", "callgate add", P50, Stated),
+    ("compare", "tachyon-ipc add", "callgate add", P50, Stated),
     // Each call opens a connection and answers a challenge.
     ("compare", "multiprocessing.connection add", "callgate callback of values", P50, AtLeast(200.0)),
     // Peers that sleep whenever they wait, compared with a bridge that does the same.
@@ -88,6 +90,7 @@ const RULES: &[Rule] = &[
     ("compare", "pipe add", "callgate parked add", P50, Stated),
     ("compare", "ipc-channel add", "callgate parked add", P50, Stated),
     ("compare", "tarpc add", "callgate parked add", P50, Stated),
+    ("compare", "remoc add", "callgate parked add", P50, Stated),
     ("compare", "cross-process-bridge add", "callgate parked add", P50, Stated),
     ("compare", "multiprocessing.Manager add", "callgate parked add", P50, Stated),
 ];

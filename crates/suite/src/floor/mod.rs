@@ -7,12 +7,14 @@
 mod copy;
 mod relay;
 mod spawn;
+mod stream;
 mod token;
 
 pub use crate::child::{BenchChild, Hog};
 pub use copy::{RawCopy, RawSum};
 pub use relay::{Relay, Through};
 pub use spawn::spawn;
+pub use stream::RawStream;
 pub use token::{Asleep, Tokens};
 
 use crate::child::ChildRole;
@@ -31,6 +33,7 @@ pub(crate) fn answer(role: ChildRole) -> io::Result<convert::Infallible> {
         ChildRole::Relay => relay::answer(),
         ChildRole::Copy => copy::answer(),
         ChildRole::Sum => copy::answer_sum(),
+        ChildRole::Stream => stream::answer(),
         ChildRole::Byte => spawn::answer(),
         ChildRole::Hog => loop {
             std::hint::spin_loop();
@@ -129,6 +132,17 @@ mod tests {
         for len in [0, 1, 9, 100_000] {
             let sent: Vec<u8> = (0..len).map(|at: u32| at.to_le_bytes()[0]).collect();
             assert_eq!(floor.sum(&sent).expect("an answer"), bytes::sum(&sent));
+        }
+        let pid = floor.pid();
+        drop(floor);
+        gone(pid);
+    }
+
+    #[test]
+    fn numbers_come_in_order_whether_or_not_the_ring_is_full() {
+        let mut floor = RawStream::start(cpu()).expect("a child");
+        for count in [0, 1, 10_000] {
+            floor.take(count).expect("numbers in order");
         }
         let pid = floor.pid();
         drop(floor);
