@@ -272,6 +272,43 @@ fn a_method_knows_its_deadline_and_its_caller() {
     });
 }
 
+/// Has a gate in a child of its own.
+struct Outer(Bridge<Gate>);
+
+#[bridge]
+impl Outer {
+    pub fn new() -> Self {
+        Outer(gate(Signal::Futex))
+    }
+
+    /// What a call has left that this one makes: with no timeout, a longer and a shorter one, waited for or not.
+    pub fn left_within(&self) -> Vec<Option<u64>> {
+        let (long, short) = (Duration::from_secs(1000), Duration::from_secs(7));
+        let left = [
+            self.0.left(),
+            self.0.begin().left().wait(),
+            self.0.with_timeout(long).left(),
+            self.0.with_timeout(long).begin().left().wait(),
+            self.0.with_timeout(short).left(),
+            self.0.with_timeout(short).begin().left().wait(),
+        ];
+        left.map(|left| left.expect("an answer")).into()
+    }
+}
+
+#[test]
+fn a_nested_call_has_no_more_time_than_the_call_that_makes_it() {
+    within(60, "a_nested_call_has_no_more_time_than_the_call_that_makes_it", || {
+        let outer = Outer::bridge().start().expect("the bridge starts");
+        let left = outer.with_timeout(Duration::from_secs(50)).left_within().expect("an answer");
+        for (left, most) in left.into_iter().zip([50_000, 50_000, 50_000, 50_000, 7_000, 7_000]) {
+            assert!(left.is_some_and(|left| (most - 6_000..=most).contains(&left)), "{left:?} of {most}");
+        }
+        let free = outer.left_within().expect("an answer");
+        assert_eq!(&free[..2], [None, None], "no limit of its own");
+    });
+}
+
 #[test]
 fn a_wait_for_a_certain_time_leaves_the_call_alone() {
     within(60, "a_wait_for_a_certain_time_leaves_the_call_alone", || {
@@ -288,6 +325,51 @@ fn a_wait_for_a_certain_time_leaves_the_call_alone() {
             gate.open().expect("an answer");
             assert_eq!(first.wait_timeout(Duration::from_secs(20)), Some(Ok(1)));
         }
+    });
+}
+
+/// The one that leaves has the lane; the others must get it, though none of them does anything.
+#[test]
+fn a_thread_whose_time_is_over_leaves_the_lane_to_those_that_wait() {
+    within(60, "a_thread_whose_time_is_over_leaves_the_lane_to_those_that_wait", || {
+        for signal in SIGNALS {
+            for round in 0..20u64 {
+                let builder = Gate::bridge().signal(signal).concurrent_callers(1).wait(Wait::Park);
+                let gate = builder.start().expect("the bridge starts");
+                let mut first = gate.begin().sleep(60);
+                let (thread, mut task) = (gate.begin().double(round), gate.begin().double(round + 1));
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        match round % 2 {
+                            0 => drop(first.wait_timeout(Duration::from_millis(20))),
+                            _ => drop(gate.with_timeout(Duration::from_millis(20)).sleep(1)),
+                        }
+                        // And does nothing more.
+                    });
+                    let waits = scope.spawn(move || {
+                        std::thread::sleep(Duration::from_millis(10));
+                        thread.wait()
+                    });
+                    let awaits = scope.spawn(move || {
+                        std::thread::sleep(Duration::from_millis(10));
+                        pollster::block_on(&mut task)
+                    });
+                    assert_eq!(waits.join().expect("no panic"), Ok(2 * round), "{signal:?}, round {round}");
+                    assert_eq!(awaits.join().expect("no panic"), Ok(2 * round + 2), "{signal:?}, round {round}");
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reply_that_is_there_is_taken_though_its_time_is_over() {
+    within(60, "a_reply_that_is_there_is_taken_though_its_time_is_over", || {
+        let gate = gate(Signal::Futex);
+        let hasty = gate.with_timeout(Duration::from_millis(100));
+        let (waited, mut polled) = (hasty.begin().double(1), hasty.begin().double(2));
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!((waited.wait(), polled.poll()), (Ok(2), Some(Ok(4))));
     });
 }
 

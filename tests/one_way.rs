@@ -51,6 +51,10 @@ impl Log {
         panic!("number {number}")
     }
 
+    pub fn fail_at_length(&self, len: usize) {
+        std::panic::resume_unwind(Box::new("x".repeat(len)))
+    }
+
     pub fn sleep(&self, ms: u64) {
         std::thread::sleep(Duration::from_millis(ms));
     }
@@ -167,7 +171,7 @@ fn large_requests_and_boxes_are_sent_one_way_and_their_memory_comes_back() {
     within(120, "large_requests_and_boxes_are_sent_one_way_and_their_memory_comes_back", || {
         let log = Log::bridge().max_payload(1 << 20).memory(8 << 20).start().expect("the bridge starts");
         let text = "7".repeat(500_000);
-        for _ in 0..100 {
+        for number in 0..100 {
             log.send().text(&text).expect("room");
             let bytes = SharedBox::copied_in(&log, &[1u8; 300_000]).or_else(|_| {
                 // Those under way have it.
@@ -176,9 +180,36 @@ fn large_requests_and_boxes_are_sent_one_way_and_their_memory_comes_back() {
             });
             let bytes = bytes.expect("memory");
             log.send().boxed(bytes).expect("room");
+            // Behind what carries memory, some that carry none and are not answered.
+            (0..number % 5).for_each(|number| log.send().note(number).expect("room"));
         }
         log.flush().expect("none has failed");
         assert_eq!(log.bytes(), Ok(100 * 800_000));
+    });
+}
+
+/// More than there is room for, so that the batch must notify before it is over.
+#[test]
+fn one_way_calls_in_a_batch_are_carried_out() {
+    within(60, "one_way_calls_in_a_batch_are_carried_out", || {
+        for log in logs() {
+            std::thread::sleep(Duration::from_millis(20));
+            log.batch(|_| (0..100).for_each(|number| log.send().note(number).expect("room")));
+            log.flush().expect("none has failed");
+            assert_eq!(log.numbers(), Ok((0..100).collect()));
+        }
+    });
+}
+
+#[test]
+fn reports_of_failures_that_outgrow_a_slot_give_their_memory_back() {
+    within(60, "reports_of_failures_that_outgrow_a_slot_give_their_memory_back", || {
+        let log = Log::bridge().max_payload(1 << 20).memory(4 << 20).start().expect("the bridge starts");
+        for round in 0..200 {
+            (0..10).for_each(|_| log.send().fail_at_length(20_000).expect("room"));
+            let error = log.flush().expect_err("all failed");
+            assert!(matches!(error, CallError::Panicked { .. }), "round {round}: {error}");
+        }
     });
 }
 

@@ -403,7 +403,7 @@ fn fault_20_descriptors_run_out_at_random() {
         let (mut started, mut failed) = (0, 0);
         let is_eventfd = std::env::var("CALLGATE_SIGNAL").is_ok_and(|signal| signal == "eventfd");
         let for_doorbells = if is_eventfd { 20 } else { 0 };
-        with_spare(4 + for_doorbells, || {
+        with_spare(6 + for_doorbells, || {
             thread::scope(|scope| {
                 scope.spawn(|| take_descriptors_until(&done));
                 let begin = Instant::now();

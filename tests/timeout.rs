@@ -150,8 +150,8 @@ fn fault_11_call_to_a_child_that_is_continued_gets_its_own_reply() {
             timed_out(slow.child_pid(), SHORT, || slow.with_timeout(SHORT).echo(&bytes(1, len)));
             continue_child(slow.child_pid());
             assert_eq!(slow.echo(&bytes(2, len)), Ok(bytes(2, len)));
-            // The abandoned call had not started when it timed out, but it still ran.
-            assert_eq!(slow.done(), Ok(2));
+            // The abandoned call had not started when it timed out, and never ran.
+            assert_eq!(slow.done(), Ok(1));
         }
     });
 }
@@ -192,8 +192,8 @@ fn more_calls_can_be_abandoned_than_there_are_slots() {
             gate.open();
             assert_eq!(slow.echo(&bytes(10, len)), Ok(bytes(10, len)));
             assert_eq!(slow.echo(&bytes(11, len)), Ok(bytes(11, len)));
-            // Only the first two calls found a slot; the others were never sent.
-            assert_eq!(slow.done(), Ok(4));
+            // The first had started. No other that timed out has run.
+            assert_eq!(slow.done(), Ok(3));
         }
     });
 }
@@ -204,16 +204,19 @@ fn memory_of_abandoned_payloads_is_used_again() {
     within(PATIENCE, "abandoned payloads", || {
         let len = 1_000_000;
         let slow = Slow::bridge().pending_calls(2).max_payload(1 << 20).start().expect("the bridge starts");
-        let mut sent = 0;
+        let (mut sent, mut done) = (0, 0);
         while sent < 150 {
             let gate = Gate::new();
             let short = Duration::from_millis(10);
             let call = slow.with_timeout(short).echo_at(&gate.path(), &bytes(sent as usize, len));
-            let Err(CallError::TimedOut { awaited, .. }) = call else { panic!("{sent} sent: {call:?}") };
-            // On a busy machine the deadline may pass before the arguments are written; then they are not sent.
+            let Err(CallError::TimedOut { awaited, started, .. }) = call else { panic!("{sent} sent: {call:?}") };
+            // On a busy machine the deadline may pass before the arguments are written; then they are not sent. Or before the child looks; then they are
+            // withdrawn, unless it looks just then.
             sent += u64::from(awaited == Awaited::Answer);
             gate.open();
-            assert_eq!(slow.done(), Ok(sent));
+            let (before, most) = (done, done + u64::from(started == Started::Yes));
+            done = slow.done().expect("an answer");
+            assert!((before..=most).contains(&done), "{done} of {most}");
         }
     });
 }
@@ -256,15 +259,21 @@ fn timeout_of_the_bridge_holds_for_every_call_and_with_timeout_overrides_it() {
 fn timeout_may_be_nothing_or_forever() {
     within(PATIENCE, "extreme timeouts", || {
         let slow = Slow::bridge().timeout(Duration::MAX).start().expect("the bridge starts");
+        let mut may_have_run = 200;
         for round in 0..200 {
             // Even a timeout of zero suffices if the reply is there at the first look.
             match slow.with_timeout(Duration::ZERO).echo(&bytes(round, 8)) {
-                Ok(reply) => assert_eq!(reply, bytes(round, 8)),
-                Err(error) => assert!(matches!(error, CallError::TimedOut { .. }), "{error}"),
+                Ok(reply) => {
+                    assert_eq!(reply, bytes(round, 8));
+                    may_have_run += 1;
+                }
+                Err(CallError::TimedOut { started, .. }) => may_have_run += u64::from(started == Started::Yes),
+                Err(error) => panic!("{error}"),
             }
             assert_eq!(slow.echo(&bytes(round + 1000, 8)), Ok(bytes(round + 1000, 8)));
         }
-        assert_eq!(slow.with_timeout(Duration::MAX).done(), Ok(400));
+        let ran = slow.with_timeout(Duration::MAX).done().expect("an answer");
+        assert!((200..=may_have_run).contains(&ran), "{ran} of {may_have_run}");
     });
 }
 
@@ -302,8 +311,8 @@ fn fault_31_a_timeout_says_what_was_waited_for() {
         let (slow, gate) = (builder.start().expect("the bridge starts"), Gate::new());
         let pid = slow.child_pid();
         // Results that nobody takes hold up nothing.
-        let untaken: Vec<_> = (0..20).map(|_| slow.begin().done()).collect();
-        assert_eq!(slow.with_timeout(SHORT).done(), slow.done());
+        let untaken: Vec<_> = (0..3).map(|_| slow.begin().done()).collect();
+        assert_eq!(slow.with_timeout(LONG).done(), Ok(0));
         let _full: Vec<_> = (0..4).map(|_| slow.begin().echo_at(&gate.path(), &[])).collect();
         let error = slow.with_timeout(SHORT).done().expect_err("no lane has room");
         let awaited = Awaited::Lane { lanes: 2 };

@@ -70,7 +70,7 @@ pub(super) struct Supervisor {
     restart: Option<Restart>,
     current: ArcSwap<SupervisedChild>,
     /// The children that have been sent calls that want no result, since the last flush.
-    sent_to: Mutex<Vec<Arc<SupervisedChild>>>,
+    sent_to: Mutex<SentTo>,
     shared: Arc<SharedState>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -79,6 +79,28 @@ pub(super) struct Supervisor {
 pub(super) struct SharedState {
     state: Mutex<SupervisorState>,
     changed: Condvar,
+}
+
+/// The children that have been sent calls that want no result.
+#[derive(Default)]
+struct SentTo {
+    children: Vec<Arc<SupervisedChild>>,
+    /// The first failure of such a call in a child that has ended.
+    lost: Option<CallError>,
+}
+
+impl SentTo {
+    /// Adds the current child, and replaces those that have ended by what became of their calls.
+    fn add(&mut self, child: &Arc<SupervisedChild>, method: &'static Method) {
+        if self.children.last().is_some_and(|last| last.generation == child.generation) {
+            return;
+        }
+        let ended: Vec<_> = self.children.extract_if(.., |old| old.is_over()).collect();
+        // Does not wait: they have ended.
+        let lost = ended.iter().find_map(|old| old.caller.flush(method, None).err());
+        self.lost = self.lost.take().or(lost);
+        self.children.push(child.clone());
+    }
 }
 
 /// A child, and how many children came before it.
@@ -184,7 +206,7 @@ impl Supervisor {
             service: T::NAME,
             spec: Box::new(spec),
             restart,
-            sent_to: Mutex::new(Vec::new()),
+            sent_to: Mutex::default(),
             current: ArcSwap::from_pointee(SupervisedChild { caller: first, generation: 0 }),
             shared,
             thread: Mutex::new(None),

@@ -381,6 +381,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     /// Ends the service because the parent asked for the end without a request.
     #[cold]
     fn end(&mut self) -> Option<Kind> {
+        current::leave();
         let is_first = self.lanes.is_first();
         if panic::catch(|| self.host.end(is_first)).is_err() {
             self.code = PANICKED;

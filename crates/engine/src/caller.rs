@@ -15,6 +15,7 @@ mod batch;
 mod interface_table;
 mod stop;
 
+use crate::current;
 use crate::gate::GateGuard;
 use crate::lane::WorkerBell;
 use crate::link::Link;
@@ -348,9 +349,13 @@ impl Caller {
         args: &mut Option<A>,
         context: &CallContext,
     ) -> Result<R, CallError> {
+        let context = &mut { *context };
         let (mut lane, call) = match nest::current() {
             None => (self.claim_idle(context)?, ask.call),
-            Some(at) => self.claim_nested(at, ask.call, context)?,
+            Some(at) => {
+                context.inherit(current::deadline());
+                self.claim_nested(at, ask.call, context)?
+            }
         };
         let ask = Ask { call, ..ask };
         if let Some(index) = lane.begin_use() {

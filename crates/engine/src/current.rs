@@ -8,7 +8,7 @@
 use callgate_os::barrier;
 use callgate_os::clock;
 use callgate_os::sync::Ordering::Relaxed;
-use callgate_transport::layout::CalleeLine;
+use callgate_transport::layout::{CalleeLine, UNFENCED};
 use callgate_transport::ring::Withdrawer;
 use callgate_transport::segment::{Deadlines, Placed, Segment};
 use std::cell::{Cell, RefCell};
@@ -46,9 +46,10 @@ impl ServedLanes {
 
     /// Notes that this thread serves them from now on. Makes callers able to say whether a call has started, see `lane::Withdrawal`.
     pub(crate) fn take_thread(self) {
-        let is_fenced = barrier::register();
-        // Relaxed: before the first call, and read only behind a barrier.
-        self.lanes.iter().for_each(|lane| lane.callee.fenced.store(is_fenced.into(), Relaxed));
+        if !barrier::register() {
+            // Relaxed: before the first call, and read only behind a barrier.
+            self.lanes.iter().for_each(|lane| lane.callee.fenced.store(UNFENCED, Relaxed));
+        }
         LANES.set(Some(self));
     }
 }
@@ -57,6 +58,11 @@ impl ServedLanes {
 #[inline(always)]
 pub(crate) fn enter(place: usize) {
     PLACE.set(place);
+}
+
+/// Notes that this thread carries out no call.
+pub(crate) fn leave() {
+    PLACE.set(usize::MAX);
 }
 
 /// What `look` finds at the lane of the call that this thread carries out and at its position; `None` outside of calls.

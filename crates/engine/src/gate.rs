@@ -15,6 +15,7 @@
 use callgate_os::sync::AtomicU32;
 use callgate_os::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 const FREE: u32 = 0;
@@ -42,6 +43,8 @@ pub struct GateGuard<'a, T, A: Attendant<T>> {
     gate: &'a Gate<T>,
     attendant: &'a A,
     owes: bool,
+    /// It is shared between threads only if the value may be.
+    value: PhantomData<&'a mut T>,
 }
 
 impl<T> Gate<T> {
@@ -55,7 +58,7 @@ impl<T> Gate<T> {
         // Acquire: pairs with the Release in `unlock`.
         let claimed = self.word.compare_exchange(FREE, HELD, Acquire, Relaxed).is_ok();
         // Made only if it is true: to drop one is to leave.
-        claimed.then(|| GateGuard { gate: self, attendant, owes: false })
+        claimed.then(|| GateGuard { gate: self, attendant, owes: false, value: PhantomData })
     }
 
     /// The value if nobody has it; otherwise has the holder do what is noted.
@@ -65,7 +68,7 @@ impl<T> Gate<T> {
             let next = if word == FREE { HELD } else { WANTED };
             // L2. A write even if nothing changes: otherwise a holder could have looked before.
             match self.word.compare_exchange(word, next, AcqRel, Relaxed) {
-                Ok(FREE) => return Some(GateGuard { gate: self, attendant, owes: false }),
+                Ok(FREE) => return Some(GateGuard { gate: self, attendant, owes: false, value: PhantomData }),
                 Ok(_) => return None,
                 Err(now) => word = now,
             }

@@ -16,7 +16,7 @@ use callgate_os::sync::Ordering::{Relaxed, Release};
 use callgate_transport::commit::Place;
 use callgate_transport::doorbell::{self, Pace, Wait};
 use callgate_transport::error::{CallName, Started};
-use callgate_transport::layout::{CalleeLine, CallerLine, ENDING, WorkerLine};
+use callgate_transport::layout::{CalleeLine, CallerLine, ENDING, UNFENCED, WorkerLine};
 use callgate_transport::loans::Attachments;
 use callgate_transport::outgoing_frame::CallerBell;
 pub use callgate_transport::outgoing_frame::SendError;
@@ -170,8 +170,8 @@ impl Withdrawal {
             return Started::Yes;
         }
         // Relaxed: written before the callee took its first request.
-        let is_fenced = is_ordered && self.callee.fenced.load(Relaxed) != 0;
-        if is_fenced { Started::No } else { Started::Unknown }
+        let is_fenced = self.callee.fenced.load(Relaxed) != UNFENCED;
+        if is_ordered && is_fenced { Started::No } else { Started::Unknown }
     }
 }
 

@@ -127,6 +127,11 @@ impl Overdue {
         self.culprit.get().copied()
     }
 
+    /// Whether calls may go on for a time that does not depend on their timeouts.
+    pub(crate) fn has_fixed_grace(&self) -> bool {
+        matches!(self.lateness.kill_after, Some(Grace::Of(_)))
+    }
+
     /// Reports a call that has timed out.
     pub fn tell(&self, error: &CallError) {
         self.lateness.tell.iter().for_each(|tell| tell(error));

@@ -249,6 +249,8 @@ struct WatchedChild {
     watched: Arc<dyn Watched>,
     credit: Credit,
     is_paused: bool,
+    /// Rings without reason so far.
+    idle_rings: u32,
     /// When it ended without a known status. The process's descriptor is no longer waited for.
     ended: Option<Instant>,
 }
@@ -378,7 +380,12 @@ impl Watcher {
     /// Handles a ring of the child `id`. One without reason counts as a message.
     fn ring(&mut self, id: u64) {
         let Some(child) = self.children.get_mut(&id) else { return };
-        if !child.watched.rung() && !child.credit.take(1) {
+        if child.watched.rung() {
+            return;
+        }
+        // A thread may have been quicker: such rings are cheaper than messages.
+        child.idle_rings = child.idle_rings.wrapping_add(1);
+        if child.idle_rings.is_multiple_of(4) && !child.credit.take(1) {
             self.pause(id);
         }
     }
@@ -517,8 +524,13 @@ impl Watcher {
     fn add(&mut self, child: Arc<dyn Watched>) -> io::Result<()> {
         let id = self.next;
         self.next += 1;
-        let child =
-            WatchedChild { watched: child, credit: Credit::new(BURST, MESSAGES), is_paused: false, ended: None };
+        let child = WatchedChild {
+            watched: child,
+            credit: Credit::new(BURST, MESSAGES),
+            is_paused: false,
+            idle_rings: 0,
+            ended: None,
+        };
         let watched = &child.watched;
         self.poll.add(watched.pidfd().as_fd(), key(id, PROCESS))?;
         let added = self.poll.add(watched.control(), key(id, CONTROL)).and_then(|()| add_ring(&self.poll, &child, id));

@@ -89,10 +89,10 @@ use crate::refusals::Refusals;
 ///
 /// Fields may have documentation and a visibility of their own (`get(pub(crate) total: u64)`); otherwise they are `pub`.
 ///
-/// The methods of `Bridge` itself (`stop`, `kill`, `child_pid`, `is_alive`, `with_timeout`, `view`, `begin`, `doorbell_fd`, `clear_doorbell`,
-/// `generation`, `restart`, `sandbox_report`) would hide a method of the same name, so such a method needs a `rename`. So does one named `stats` or
-/// `send`, which are reserved for later versions, or like a method that every type or reference has: `drop`, `clone`, `clone_from`, `to_owned`,
-/// `clone_into`, `into`, `try_into`, `deref`.
+/// The methods of `Bridge` and `AsyncBridge` themselves (`stop`, `kill`, `child_pid`, `is_alive`, `with_timeout`, `view`, `begin`, `send`, `flush`,
+/// `batch`, `as_async`, `into_async`, `as_blocking`, `clear_doorbell`, `generation`, `restart`, `sandbox_report`) would hide a method of the same
+/// name, so such a method needs a `rename`. So does one named `stats`, which is reserved for later versions, or like a method that every type or
+/// reference has: `drop`, `clone`, `clone_from`, `to_owned`, `clone_into`, `into`, `try_into`, `deref`.
 #[proc_macro_attribute]
 pub fn bridge(options: proc_macro::TokenStream, item: proc_macro::TokenStream) -> proc_macro::TokenStream {
     generate(options.into(), item.into()).into()

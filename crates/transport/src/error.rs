@@ -211,6 +211,21 @@ impl CallError {
         }
     }
 
+    /// How far the call had come, as far as the error tells.
+    #[doc(hidden)]
+    pub fn started(&self) -> Started {
+        match self {
+            CallError::Died { started, .. }
+            | CallError::TimedOut { started, .. }
+            | CallError::Stopped { started, .. } => *started,
+            CallError::Busy { .. } | CallError::Down { .. } | CallError::TooNested { .. } => Started::No,
+            CallError::TooLarge { what: Payload::Request, .. }
+            | CallError::Exhausted { what: Payload::Request, .. } => Started::No,
+            CallError::Refused { .. } => Started::Unknown,
+            _ => Started::Yes,
+        }
+    }
+
     /// How far the call had come, where the error says it.
     #[doc(hidden)]
     pub fn started_mut(&mut self) -> Option<&mut Started> {

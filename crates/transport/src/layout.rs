@@ -103,7 +103,8 @@ pub struct CallerLine {
 pub struct CalleeLine {
     /// The position of the last call that has started, plus 1. Written just before its method runs.
     pub started: AtomicU64,
-    /// Not 0 if the caller can order what the callee has written by a barrier of its own (`callgate_os::barrier`). Written before the first call.
+    /// [`UNFENCED`] if the caller cannot order what the callee has written by a barrier of its own (`callgate_os::barrier`). Written before the callee
+    /// takes a request.
     pub fenced: AtomicU32,
     /// The position of the last one-way request that was carried out and not answered, plus 1.
     pub passed: AtomicU64,
@@ -134,6 +135,9 @@ pub struct WorkerLine {
     /// | ENDING | the worker | when it finds a request to stop, which it carries out last |
     pub lanes_in_use: AtomicU32,
 }
+
+/// The kernel of the callee has no `membarrier`, or forbids it.
+pub const UNFENCED: u32 = 1;
 
 /// A value above any number of lanes: the worker answers what is published, then ends.
 pub const ENDING: u32 = u32::MAX;

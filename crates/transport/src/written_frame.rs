@@ -14,6 +14,7 @@ use crate::segment::{Slots, Span};
 use crate::validator::Checked;
 use rkyv::Archive;
 use rkyv::util::AlignedVec;
+use std::mem;
 
 /// A request that waits for a slot.
 pub struct WrittenFrame {
@@ -21,6 +22,18 @@ pub struct WrittenFrame {
     bytes: Box<[u8]>,
     len: usize,
     attachments: Attachments,
+}
+
+/// What a frame carries while it is written: if the value's own `Serialize` panics, it comes back.
+struct Unsent<'a, 'b>(Attachments, &'a AllocContext<'b>);
+
+impl Drop for Unsent<'_, '_> {
+    fn drop(&mut self) {
+        if self.0.is_loaded {
+            let attachments = mem::take(&mut self.0);
+            self.1.pool.on(|pool, source| pool.finish_frame(attachments, source));
+        }
+    }
 }
 
 impl WrittenFrame {
@@ -34,8 +47,10 @@ impl WrittenFrame {
         capacity: usize,
         alloc: &AllocContext<'_>,
     ) -> Result<Self, SendError> {
-        let (mut ring, mut attachments) = (Producer::new(Slots::private(capacity), 0), Attachments::default());
-        let len = write_frame(value, &mut ring, alloc, &mut attachments, None)?;
+        let mut ring = Producer::new(Slots::private(capacity), 0);
+        let mut unsent = Unsent(Attachments::default(), alloc);
+        let len = write_frame(value, &mut ring, alloc, &mut unsent.0, None)?;
+        let attachments = mem::take(&mut unsent.0);
         let (stage, slot) = ring.claim();
         let mut bytes = AlignedVec::<ALIGN>::new();
         if attachments.block.is_none() {

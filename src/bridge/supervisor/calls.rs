@@ -125,21 +125,27 @@ impl Supervisor {
         timeout: Option<Duration>,
     ) -> Result<(), CallError> {
         let child = self.now(method).map_err(|(_, error)| error)?;
-        let mut sent_to = self.sent_to.lock();
-        if sent_to.last().is_none_or(|last| last.generation != child.generation) {
-            // What the children before did not acknowledge is reported by the next flush.
-            sent_to.retain(|old| old.caller.has_one_way());
-            sent_to.push(child.clone());
+        // In a fork, locks that other threads held are never released; the call says so.
+        if !child.caller.peer.is_in_fork() {
+            self.sent_to.lock().add(&child, method);
         }
-        drop(sent_to);
         child.caller.send_one_way(method, args, timeout)
     }
 
     /// Waits until the calls that want no result have been carried out, or are lost with a child.
     pub(in crate::bridge) fn flush(&self, method: &'static Method, timeout: Option<Duration>) -> Result<(), CallError> {
-        let sent_to = std::mem::take(&mut *self.sent_to.lock());
-        let outcomes: Vec<_> = sent_to.iter().map(|child| child.caller.flush(method, timeout)).collect();
-        outcomes.into_iter().collect()
+        let current = self.current();
+        if current.caller.peer.is_in_fork() {
+            return current.caller.flush(method, timeout);
+        }
+        let (children, lost) = {
+            let mut sent_to = self.sent_to.lock();
+            (sent_to.children.clone(), sent_to.lost.take())
+        };
+        let flushed: Vec<_> = children.iter().map(|child| child.caller.flush(method, timeout)).collect();
+        // What a living child has not acknowledged is waited for again. What became of the others has been told.
+        self.sent_to.lock().children.retain(|child| !child.is_over());
+        lost.map_or(Ok(()), Err).and(flushed.into_iter().collect())
     }
 
     #[cold]

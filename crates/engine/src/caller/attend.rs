@@ -14,13 +14,14 @@ use super::{CallContext, Caller, LaneClaim};
 use crate::gate::{Attendant, Gate};
 use crate::service::Method;
 use crate::watcher::{self, Due, Reactive};
+use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::commit::Kind;
 use callgate_transport::error::CallError;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::moved_reply::MovedReply;
 use callgate_transport::reply::Reply;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -40,29 +41,31 @@ impl Caller {
         while !self.peer.is_in_fork()
             && let Some(mut claim) = gate.want(self)
         {
-            has_found |= claim.is_answered();
+            let before = claim.answered();
             let turn = self.attend_to(&mut claim, settle);
+            has_found |= claim.answered() != before;
             let is_wanted = claim.release();
-            turn.into_iter().for_each(|(lane, call)| call.give_turn(lane));
+            let is_given = turn.is_none_or(|(lane, call)| call.give_turn(lane));
             self.freed.notify();
-            if !is_wanted {
+            // A thread that has just left does not look at the lane: another may.
+            if !is_wanted && is_given {
                 break;
             }
         }
         has_found
     }
 
-    /// Does what there is to do on a lane; `settle` takes the replies. Returns whom to give the lane.
+    /// Does what there is to do on a lane; `settle` takes the replies, and returns whether to listen for the next. Returns whom to give the lane.
     fn attend_to(
         &self,
         claim: &mut LaneClaim<'_>,
         settle: fn(&Self, &mut LaneClaim<'_>) -> bool,
     ) -> Option<(u32, Arc<dyn Settle>)> {
-        // Read before looking for replies, so that one published before the death is still found.
-        let has_ended = self.peer.peer_status.exit().is_some();
         loop {
+            // Read before looking for replies, so that one published before the death is still found.
+            let has_ended = self.peer.peer_status.exit().is_some();
             let may_listen = settle(self, claim);
-            if has_ended {
+            if has_ended && may_listen {
                 self.end_calls(claim);
             }
             self.send_queued(claim);
@@ -101,35 +104,40 @@ impl Caller {
         while !claim.is_idle() && claim.is_answered() {
             match claim.next_call() {
                 Some(call) if call.settle(self, claim) => drop(claim.pending.pop_front()),
+                // The child has taken it back.
                 Some(_) => break,
-                // What is wrong with it is reported by the calls that end with the child.
-                None if self.drop_next(claim, &CallContext::new(NAMELESS, None)).unwrap_or(false) => {}
-                None => break,
+                None if self.drop_ready(claim) => {}
+                None => return false,
             }
         }
         true
+    }
+
+    /// Drops the next reply, which is there. `false` = it is none that a healthy child writes, and stays; the child is being killed.
+    fn drop_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
+        self.drop_next(claim, &CallContext::new(NAMELESS, None)).is_ok()
     }
 
     /// The same, on the reactor's thread. A reply that it does not move, because it is large or carries boxes, is left to any task that waits at the lane:
     /// that one listens again.
     fn move_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
         while !claim.is_idle() && claim.is_answered() {
-            match claim.next_call() {
-                Some(call) if call.waited_by() != WaitedBy::Abandoned => match self.move_next(claim) {
-                    Some(reply) => {
-                        claim.pending.pop_front();
-                        call.hold(reply);
-                    }
-                    None => {
-                        self.leave_to_others(claim);
-                        return false;
-                    }
-                },
-                Some(_) if self.drop_next(claim, &CallContext::new(NAMELESS, None)).unwrap_or(false) => {
-                    claim.pending.pop_front();
-                }
-                None if self.drop_next(claim, &CallContext::new(NAMELESS, None)).unwrap_or(false) => {}
-                _ => break,
+            let next = claim.next_call();
+            if let Some(call) = next.filter(|call| call.waited_by() != WaitedBy::Abandoned) {
+                let Some(reply) = self.move_next(claim) else {
+                    self.leave_to_others(claim);
+                    return false;
+                };
+                claim.pending.pop_front();
+                call.hold(reply);
+                continue;
+            }
+            let is_abandoned = claim.next_call().is_some();
+            if !self.drop_ready(claim) {
+                return false;
+            }
+            if is_abandoned {
+                claim.pending.pop_front();
             }
         }
         true
@@ -143,12 +151,19 @@ impl Caller {
             return calls.iter().for_each(|call| call.wake());
         }
         let (caller, index) = (self.itself.clone(), claim.index() as usize);
+        // One such thread for a lane at a time.
+        if self.lanes[index].is_taken_aside.swap(1, Relaxed) != 0 {
+            return;
+        }
         let take = move || {
             let Some(caller) = caller.upgrade() else { return };
+            caller.lanes[index].is_taken_aside.store(0, Relaxed);
             caller.attend_at(&caller.lanes[index].gate, Caller::settle_ready);
         };
         // Without a thread the reply waits until the next call, poll or wait.
-        let _ = std::thread::Builder::new().name("callgate-take".into()).spawn(take);
+        if std::thread::Builder::new().name("callgate-take".into()).spawn(take).is_err() {
+            self.lanes[index].is_taken_aside.store(0, Relaxed);
+        }
     }
 
     /// The next reply, moved out of its slot.
@@ -191,8 +206,20 @@ pub(super) struct Timers {
 struct DueCalls {
     calls: BTreeMap<(Instant, u64), Weak<dyn Settle>>,
     numbered: u64,
-    /// When the watcher looks next.
-    next: Option<Instant>,
+    /// When the watcher looks.
+    looks: BTreeSet<Instant>,
+}
+
+impl DueCalls {
+    /// When the watcher must look for the first call, unless it looks then or before anyway.
+    fn next_look(&mut self) -> Option<Instant> {
+        let (first, _) = *self.calls.first_key_value()?.0;
+        if self.looks.first().is_some_and(|look| *look <= first) {
+            return None;
+        }
+        self.looks.insert(first);
+        Some(first)
+    }
 }
 
 impl Timers {
@@ -207,10 +234,9 @@ impl Timers {
         let timer = (at, due.numbered);
         due.numbered += 1;
         due.calls.insert(timer, call);
-        if due.next.is_none_or(|next| at < next) {
-            due.next = Some(at);
+        if let Some(look) = due.next_look() {
             // Without a watcher there is no child either.
-            let _ = watcher::look_at(self.itself.clone(), at);
+            let _ = watcher::look_at(self.itself.clone(), look);
         }
         timer
     }
@@ -226,10 +252,10 @@ impl Due for Timers {
     fn is_due(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut due = self.due.lock();
+        due.looks.retain(|look| *look > now);
         let later = due.calls.split_off(&(now, u64::MAX));
         let passed = std::mem::replace(&mut due.calls, later);
-        due.next = due.calls.first_key_value().map(|((at, _), _)| *at);
-        let next = due.next;
+        let next = due.next_look();
         drop(due);
         passed.into_values().filter_map(|call| call.upgrade()).for_each(|call| call.wake());
         next

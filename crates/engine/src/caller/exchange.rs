@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::batch;
 use super::settle::Exactness;
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
 use crate::lane::{CallerLane, Frame, SendError};
@@ -311,6 +312,9 @@ impl Caller {
 
     /// Takes late replies to calls that gave up, and waits until there is room for a request.
     pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
+        batch::notify_begun();
+        // Others may have calls here, and may rely on this lane's bell.
+        lane.owe();
         loop {
             self.settle_ready(lane);
             if lane.credit() > 0 {
@@ -329,9 +333,7 @@ impl Caller {
     /// Releases the reply that was taken, and takes back what its request carried. `carries` = the reply carried something.
     #[inline(always)]
     pub fn release(&self, lane: &mut CallerLane, carries: bool) {
-        if lane.has_one_way() {
-            self.acknowledge_slow(lane);
-        }
+        let carries = if lane.has_one_way() { self.acknowledge_slow(lane) | carries } else { carries };
         if let Some(attachments) = lane.release(carries) {
             self.pool.on(|pool, source| pool.arrived(attachments, source));
         }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::batch;
 use super::shared_lane::SharedLane;
 use super::{CallContext, Caller, LANE_SLICE, LaneClaim};
 use crate::current;
@@ -242,7 +243,9 @@ impl Caller {
     /// This very lane, as soon as nobody has it.
     pub(super) fn lock<'a>(&'a self, lane: &'a SharedLane, context: &CallContext) -> Result<LaneClaim<'a>, CallError> {
         loop {
-            if let Some(claim) = self.wait_for_lane(std::iter::once(lane), context)? {
+            if let Some(mut claim) = self.wait_for_lane(std::iter::once(lane), context)? {
+                // Others may have calls here.
+                claim.owe();
                 return Ok(claim);
             }
         }
@@ -255,6 +258,7 @@ impl Caller {
         lanes: impl Iterator<Item = &'a SharedLane> + Clone,
         context: &CallContext,
     ) -> Result<Option<LaneClaim<'a>>, CallError> {
+        batch::notify_begun();
         let slice = Instant::now() + LANE_SLICE;
         let until = context.deadline().instant().map_or(slice, |deadline| deadline.min(slice));
         let guard = self.freed.enter();

@@ -6,16 +6,38 @@
 
 #![forbid(unsafe_code)]
 
+use super::shared_lane::{SEVERAL, SharedLane};
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait, batch};
 use crate::lane::{CallerLane, Frame};
 use crate::nest;
 use crate::service::Method;
 use callgate_os::sync::Ordering::Relaxed;
-use callgate_transport::commit::Kind;
+use callgate_transport::commit::{Kind, Place};
 use callgate_transport::doorbell::Waited;
 use callgate_transport::error::{Awaited, CallError, Started};
 use callgate_transport::request::Request;
 use std::time::Duration;
+
+/// The longest report of a failure that is read, in bytes.
+const LONGEST_FAILURE: u64 = 1 << 20;
+
+impl SharedLane {
+    /// Notes that this thread sends one-way calls here.
+    fn note_sender(&self) {
+        let own = nest::plain(nest::thread_number()) as u32 + 1;
+        match self.has_one_way.load(Relaxed) {
+            0 => self.has_one_way.store(own, Relaxed),
+            other if other != own => self.has_one_way.store(SEVERAL, Relaxed),
+            _ => {}
+        }
+    }
+
+    /// Whether this thread may have sent one-way calls here that have not been acknowledged.
+    fn is_sender(&self) -> bool {
+        let sender = self.has_one_way.load(Relaxed);
+        sender == SEVERAL || sender != 0 && sender == nest::plain(nest::thread_number()) as u32 + 1
+    }
+}
 
 impl Caller {
     /// Sends a call and wants no result. Waits for room on this thread's lane.
@@ -43,7 +65,7 @@ impl Caller {
         // What a request carries comes back with its reply.
         let is_silent = !claim.carries_anything() && !claim.wants_acknowledgement();
         let kind = if is_silent { Kind::Send } else { Kind::Call };
-        lane.has_one_way.store(1, Relaxed);
+        lane.note_sender();
         let position = self.publish_begun(&mut claim, Ask { kind, call }, len, &context);
         claim.note_one_way(position, is_silent, context.name());
         claim.give_up(&*self.pool);
@@ -58,6 +80,8 @@ impl Caller {
         context: &CallContext,
     ) -> Result<usize, CallError> {
         while !claim.is_idle() {
+            batch::notify_begun();
+            claim.owe();
             match self.write_on(claim, Kind::Call, args, MayWait::No, context) {
                 Err(CallError::Exhausted { .. }) => {}
                 written => return written,
@@ -102,27 +126,44 @@ impl Caller {
         self.lanes.iter().any(|lane| lane.has_one_way.load(Relaxed) != 0) || self.one_way_failure.lock().is_some()
     }
 
-    /// Notes the failures of one-way calls that the next reply acknowledges, which is there.
+    /// Notes the first failure of the one-way calls that the next reply acknowledges, which is there. Returns whether any reply of theirs carries
+    /// memory.
     #[cold]
-    pub(super) fn acknowledge_slow(&self, lane: &mut CallerLane) {
+    pub(super) fn acknowledge_slow(&self, lane: &mut CallerLane) -> bool {
+        let mut carries = false;
         while let Some(one) = lane.acknowledge_one() {
             let context = &CallContext::new(const { &Method::nameless() }, None);
             let failure = match lane.replies().take_at(one.position) {
                 Ok(None) => continue,
                 Err(what) => Some(self.corrupt(what, context)),
-                Ok(Some(frame)) => self.failure_in(&frame, context),
+                Ok(Some(frame)) => {
+                    carries |= frame.carries();
+                    // That of the next reply is accepted by whoever takes it.
+                    let number = if one.is_silent { self.pool.accept_returns(frame.call) } else { None };
+                    let is_wanted = self.one_way_failure.lock().is_none();
+                    let failure = if is_wanted { self.failure_in(&frame, context) } else { None };
+                    self.pool.forget(number);
+                    failure
+                }
             };
             if let Some(mut failure) = failure {
                 failure.rename(one.call);
                 self.one_way_failure.lock().get_or_insert(failure);
             }
         }
+        carries
     }
 
     /// The failure that the reply to a one-way call reports; `None` if it succeeded.
     fn failure_in(&self, frame: &Frame<'_>, context: &CallContext) -> Option<CallError> {
+        let len = if let Place::Block(block) = frame.commit.place { block.len } else { 0 };
         match frame.commit.kind {
             Kind::Call | Kind::Flush => None,
+            // Whoever acknowledges may be the watcher.
+            _ if len > LONGEST_FAILURE => {
+                let why = format!("it failed, and says why in {len} bytes");
+                Some(CallError::Refused { call: context.name(), why })
+            }
             _ => Some(self.failure_slow(frame, context)),
         }
     }
@@ -130,7 +171,7 @@ impl Caller {
     /// This thread's lane, if one-way calls on it have not been acknowledged: then its next call goes behind them.
     pub(super) fn one_way_lane(&self) -> Option<usize> {
         let preferred = self.preferred_lane();
-        (self.lanes[preferred].has_one_way.load(Relaxed) != 0).then_some(preferred)
+        self.lanes[preferred].is_sender().then_some(preferred)
     }
 
     /// Forgets that a lane has one-way calls, once they have been acknowledged.

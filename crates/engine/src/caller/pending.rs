@@ -14,8 +14,9 @@
 
 use super::batch;
 use super::queue::QueuedRequest;
-use super::settle::{Exactness, Settle, WaitedBy};
+use super::settle::{self, Exactness, Settle, WaitedBy};
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
+use crate::current;
 use crate::nest;
 use crate::service::Method;
 use callgate_os::clock;
@@ -101,7 +102,7 @@ impl<R: Reply> Call<R> {
             self.changed.notify_one();
         }
         drop(state);
-        waker.into_iter().for_each(Waker::wake);
+        settle::wake(waker);
     }
 
     fn at(state: &CallState<R>) -> CallPlace {
@@ -115,12 +116,12 @@ impl<R: Reply> Call<R> {
     /// Notes that this thread is about to sleep until something changes. Returns where the call is.
     fn await_change(&self) -> CallPlace {
         let mut state = self.state.lock();
-        (state.is_awaited, state.turn) = (true, None);
+        state.is_awaited = true;
         Self::at(&state)
     }
 
-    /// Sleeps until the call has an outcome, this thread may have its lane, or the time is over. Returns the lane.
-    fn sleep(&self, until: Deadline) -> Option<u32> {
+    /// Sleeps until the call has an outcome, this thread may have its lane, or the time is over.
+    fn sleep(&self, until: Deadline) {
         let mut state = self.state.lock();
         let earliest = self.context.deadline().earlier(until).instant();
         while matches!(state.phase, CallPhase::New | CallPhase::Queued(_) | CallPhase::Sent { .. })
@@ -132,7 +133,6 @@ impl<R: Reply> Call<R> {
                 Some(_) => {}
             }
         }
-        state.turn
     }
 
     fn has_outcome(&self) -> bool {
@@ -192,14 +192,18 @@ impl<R: Reply> Settle for Call<R> {
         }
     }
 
-    fn give_turn(&self, lane: u32) {
-        self.state.lock().turn = Some(lane);
-        self.changed.notify_one();
+    fn give_turn(&self, lane: u32) -> bool {
+        let mut state = self.state.lock();
+        if state.is_awaited {
+            state.turn = Some(lane);
+            self.changed.notify_one();
+        }
+        state.is_awaited
     }
 
     fn wake(&self) {
         let waker = self.state.lock().waker.take();
-        waker.into_iter().for_each(Waker::wake);
+        settle::wake(waker);
     }
 }
 
@@ -271,7 +275,11 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> PendingCall<R> {
-        let call = self.start(CallContext::new(method, timeout), &mut Some(args), Sending::Begun);
+        let mut context = CallContext::new(method, timeout);
+        if nest::current().is_some() {
+            context.inherit(current::deadline());
+        }
+        let call = self.start(context, &mut Some(args), Sending::Begun);
         PendingCall { caller: self.clone(), call }
     }
 
@@ -402,7 +410,7 @@ impl Caller {
     }
 
     /// Notes when a call is overdue: nobody may look at it by then.
-    fn note_due(&self, context: &CallContext, at: (u32, u64)) {
+    pub(super) fn note_due(&self, context: &CallContext, at: (u32, u64)) {
         if let (Some(overdue), Some(due)) = (&self.overdue, context.deadline().instant()) {
             overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), at, due);
         }
@@ -435,21 +443,23 @@ impl Caller {
             return Some(outcome);
         }
         if context.deadline().has_passed() {
-            return Some(self.expire(call));
+            return Some(self.last_look(call).unwrap_or_else(|| self.expire(call)));
         }
-        let at = {
+        batch::notify_begun();
+        let (at, old) = {
+            // Wakers are the user's code: none is cloned or dropped under the lock.
+            let waker = waker.cloned();
             let mut state = call.state.lock();
-            if waker.is_some() {
-                state.waker = waker.cloned();
-            }
-            Call::at(&state)
+            let old = if waker.is_some() { mem::replace(&mut state.waker, waker) } else { None };
+            (Call::at(&state), old)
         };
-        if let CallPlace::Lane(lane, _) = at
+        drop(old);
+        if let CallPlace::Lane(lane, position) = at
             && let Some(mut claim) = self.lanes[lane as usize].gate.want(self)
         {
             self.settle_ready(&mut claim);
-            if !call.has_outcome() && waker.is_some() {
-                // A fast call never leaves its task.
+            if waker.is_some() && claim.replies().position() == position {
+                // Its turn is next, and a fast call never leaves its task.
                 claim.poll_briefly(&self.peer.peer_status);
                 self.settle_ready(&mut claim);
             }
@@ -474,13 +484,12 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Some(Err(self.in_fork_slow(context)));
         }
-        let mut turn = None;
         let outcome = loop {
             if let Some(outcome) = self.outcome_of(call) {
                 break Some(outcome);
             }
             if context.deadline().has_passed() {
-                break Some(self.expire(call));
+                break Some(self.last_look(call).unwrap_or_else(|| self.expire(call)));
             }
             if until.has_passed() {
                 break None;
@@ -489,14 +498,19 @@ impl Caller {
             if let CallPlace::Lane(lane, position) = at
                 && let Some(mut claim) = self.lanes[lane as usize].gate.want(self)
             {
-                turn = None;
+                // It has the turn that it may have been given.
+                call.state.lock().turn = None;
                 self.watch(call, position, &mut claim, until);
                 claim.owe();
             } else {
-                turn = call.sleep(until);
+                call.sleep(until);
             }
         };
-        call.state.lock().is_awaited = false;
+        let turn = {
+            let mut state = call.state.lock();
+            state.is_awaited = false;
+            state.turn.take()
+        };
         // A turn that was given and not used goes to the next.
         if let Some(mut claim) = turn.and_then(|lane| self.lanes[lane as usize].gate.want(self)) {
             claim.owe();
@@ -533,6 +547,19 @@ impl Caller {
         }
     }
 
+    /// The outcome of a call whose time is over, if its reply is there all the same.
+    #[cold]
+    fn last_look<R: Reply>(&self, call: &Arc<Call<R>>) -> Option<Result<R, CallError>> {
+        let at = Call::at(&call.state.lock());
+        if let CallPlace::Lane(lane, _) = at
+            && let Some(mut claim) = self.lanes[lane as usize].gate.want(self)
+        {
+            self.settle_ready(&mut claim);
+            claim.owe();
+        }
+        self.outcome_of(call)
+    }
+
     /// The outcome of a call whose time is over: it is withdrawn, and its error says whether it had started.
     #[cold]
     fn expire<R: Reply>(&self, call: &Arc<Call<R>>) -> Result<R, CallError> {
@@ -567,10 +594,14 @@ impl Caller {
         let outcome = mem::replace(&mut state.phase, CallPhase::Taken);
         drop(state);
         self.timers.cancel(timer);
+        let started = match &outcome {
+            CallPhase::Done(Err(error)) => error.started(),
+            _ => Started::Yes,
+        };
         // Not under the lock: destructors are the user's code.
         drop((outcome, waker));
         match at {
-            CallPlace::Nowhere => Started::Yes,
+            CallPlace::Nowhere => started,
             at => self.withdraw_at(at, &call.context, exactness).unwrap_or(Started::No),
         }
     }
@@ -603,7 +634,9 @@ impl Caller {
             Exactness::Unknown => withdrawal.mark(position),
         };
         failpoints::reach(Step::ParentWithdrawn);
-        if let Some(overdue) = &self.overdue {
+        let overdue = self.overdue.as_ref();
+        // A share of no timeout is no time.
+        if let Some(overdue) = overdue.filter(|overdue| context.limit.timeout.is_some() || overdue.has_fixed_grace()) {
             overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), (lane, position), Instant::now());
         }
         started

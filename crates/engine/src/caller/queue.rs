@@ -181,6 +181,7 @@ impl Caller {
             None => claim.give_up(&*self.pool),
         }
         if is_sent {
+            self.note_due(context, at);
             claim.pending.push_back((at.1, call));
         }
     }

@@ -5,6 +5,8 @@
 use super::{CallContext, Caller, LaneClaim};
 use callgate_transport::error::CallError;
 use callgate_transport::moved_reply::MovedReply;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
 
 /// A call that is not waited in, whatever it returns.
 pub(super) trait Settle: Send + Sync {
@@ -28,8 +30,8 @@ pub(super) trait Settle: Send + Sync {
     /// Who waits for it.
     fn waited_by(&self) -> WaitedBy;
 
-    /// Lets the thread that waits for it have this lane.
-    fn give_turn(&self, lane: u32);
+    /// Lets the thread that waits for it have this lane. Returns whether there still is one.
+    fn give_turn(&self, lane: u32) -> bool;
 
     /// Has the task that waits for it look again.
     fn wake(&self);
@@ -53,4 +55,11 @@ pub(super) enum WaitedBy {
 pub(super) enum Exactness {
     Known,
     Unknown,
+}
+
+/// Wakes a task. A waker that panics, which is the executor's code, ends neither a lane's holder nor the watcher.
+pub(super) fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
 }

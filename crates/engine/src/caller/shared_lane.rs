@@ -15,6 +15,9 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+/// More than one thread.
+pub(super) const SEVERAL: u32 = u32::MAX;
+
 /// A lane as the threads of the calling side share it.
 pub struct SharedLane {
     pub(super) gate: Gate<LaneState>,
@@ -22,8 +25,10 @@ pub struct SharedLane {
     pub(super) withdrawal: Withdrawal,
     pub(super) line: Placed<CallerLine>,
     bell: Arc<dyn Sleeper>,
-    /// Not 0 if one-way calls have been sent here that have not been acknowledged. Written by the lane's holder; read by the thread that sent them.
+    /// Whose one-way calls have not been acknowledged here: 0 = nobody's, the number of a thread plus 1, or [`SEVERAL`]. Written by the lane's holder.
     pub(super) has_one_way: AtomicU32,
+    /// Not 0 while a thread of its own takes a reply here.
+    pub(super) is_taken_aside: AtomicU32,
 }
 
 impl SharedLane {
@@ -34,6 +39,7 @@ impl SharedLane {
             line: segment.caller_line(index),
             bell: bells.lane(index),
             has_one_way: AtomicU32::new(0),
+            is_taken_aside: AtomicU32::new(0),
         }
     }
 

@@ -58,7 +58,7 @@ impl CallerLane {
 
     /// The number of requests whose replies have been taken.
     pub fn answered(&self) -> u64 {
-        self.replies.position()
+        self.acknowledged
     }
 
     /// The position that the next request will have.
@@ -350,7 +350,7 @@ impl CallerLane {
         if attachments {
             // Release: what had to be copied is copied, and what is kept is taken. Pairs with the Acquire in `ReplyMemory::collect` and
             // `OwnMemory::collect`.
-            self.caller.released.store(self.replies.position(), Release);
+            self.caller.released.store(self.acknowledged, Release);
         }
         if self.under_way.is_empty() { None } else { self.arrived_slow() }
     }
@@ -373,7 +373,7 @@ impl CallerLane {
     /// What the request carried whose reply has just been released.
     #[cold]
     fn arrived_slow(&mut self) -> Option<Attachments> {
-        let next = self.replies.position();
+        let next = self.acknowledged;
         let is_next = |position: u64| position.wrapping_add(1) == next;
         if self.nested.is_some_and(|(position, _)| is_next(position)) {
             self.nested = None;

@@ -235,7 +235,7 @@ fn fault_43_a_lane_has_a_thread_when_it_is_about_to_be_used_and_not_before() {
 #[test]
 fn a_header_that_the_other_side_has_rewritten_brings_no_more_threads() {
     let (segment, object) = Segment::create(geometry(7), &SealedMemfds).unwrap();
-    let forged = Geometry { lanes: 13, slots: 2, slot_lines: 9, workers: 13 };
+    let forged = Geometry { lanes: 10, slots: 8, slot_lines: 3, workers: 10 };
     assert_eq!(forged.segment_len(), geometry(7).segment_len());
     let header = segment.header();
     for (word, value) in

@@ -13,8 +13,8 @@ use crate::parse::{Function, Parsed};
 use crate::refusals::Refusals;
 use crate::types::{self, TypePart};
 
-/// Names of `Bridge`'s own methods, which would hide a user's.
-const RESERVED: [&str; 14] = [
+/// Names of methods of `Bridge` and `AsyncBridge`, which would hide a user's.
+const RESERVED: [&str; 18] = [
     "stop",
     "kill",
     "child_pid",
@@ -24,7 +24,11 @@ const RESERVED: [&str; 14] = [
     "view",
     "begin",
     "send",
-    "doorbell_fd",
+    "flush",
+    "batch",
+    "as_async",
+    "into_async",
+    "as_blocking",
     "clear_doorbell",
     "generation",
     "restart",

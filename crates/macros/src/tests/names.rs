@@ -56,7 +56,7 @@ fn fault_36_names_that_a_bridge_has_already_are_refused() {
     for line in
         source.lines().filter_map(|line| line.strip_prefix("    pub fn ")).filter(|line| line.contains("(&self"))
     {
-        let name = quote::format_ident!("{}", line.split('(').next().unwrap_or_default());
+        let name = quote::format_ident!("{}", line.split(['(', '<']).next().unwrap_or_default());
         assert_refused(refused_methods(quote!(pub fn #name(&self) {})), &["`Bridge` keeps the name"]);
     }
 }

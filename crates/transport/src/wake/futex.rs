@@ -26,7 +26,9 @@ impl Sleeper for FutexSleeper {
     }
 
     fn rouse(&self, bell: &BellLine) {
-        bell.parked.word().store(AWAKE, Relaxed);
-        bell.parked.wake_one();
+        // Only a sleeper's word: it may have left meanwhile, and the reactor may listen.
+        if bell.parked.word().compare_exchange(PARKED, AWAKE, Relaxed, Relaxed).is_ok() {
+            bell.parked.wake_one();
+        }
     }
 }
