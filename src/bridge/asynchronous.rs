@@ -23,7 +23,8 @@ use std::time::Duration;
 /// Dereferences to the same proxy as a bridge does, in the mode of [`Bridge::begin`]: each call is sent at once and gives a
 /// [`Pending`](crate::Pending), which is `Send` and borrows nothing. Works on any executor. A task that drops a call cancels it, unless it has started.
 ///
-/// Dropping it stops the child, and never waits.
+/// Clones are the same bridge. Dropping the last one stops the child, and never waits. If the bridge [restarts](Builder::restart), a call made while there is no
+/// child fails at once with [`CallError::Down`], and none is made again.
 ///
 /// # Examples
 ///
@@ -52,7 +53,10 @@ use std::time::Duration;
 /// }
 /// ```
 #[must_use = "dropping a bridge stops its child"]
-pub struct AsyncBridge<T: Service> {
+pub struct AsyncBridge<T: Service>(Arc<Tasks<T>>);
+
+/// What the clones of an async bridge share.
+struct Tasks<T: Service> {
     calls: T::Calls<Deferred>,
     bridge: Arc<Bridge<T>>,
 }
@@ -60,13 +64,13 @@ pub struct AsyncBridge<T: Service> {
 impl<T: Service> AsyncBridge<T> {
     /// The bridge itself, for everything that waits for nothing, and for threads that call it too.
     pub fn as_blocking(&self) -> &Bridge<T> {
-        &self.bridge
+        &self.0.bridge
     }
 
     /// The same methods, with this timeout for each call.
     #[must_use = "it does nothing until a method is called on it"]
     pub fn with_timeout(&self, timeout: Duration) -> Calling<'_, T, Deferred> {
-        self.bridge.deferred(Some(timeout))
+        self.0.bridge.deferred(Some(timeout))
     }
 
     /// Stops the child, as [`Bridge::stop`] does, without blocking the task. Begins at once, and goes on if the future is dropped.
@@ -75,7 +79,7 @@ impl<T: Service> AsyncBridge<T> {
     ///
     /// As [`Bridge::stop`].
     pub fn stop(&self) -> impl Future<Output = Result<Exit, CallError>> + Send + use<T> {
-        let bridge = self.bridge.clone();
+        let bridge = self.0.bridge.clone();
         aside(move || bridge.stop())
     }
 
@@ -85,7 +89,7 @@ impl<T: Service> AsyncBridge<T> {
     ///
     /// As [`Bridge::restart`].
     pub fn restart(&self) -> impl Future<Output = Result<(), CallError>> + Send + use<T> {
-        let bridge = self.bridge.clone();
+        let bridge = self.0.bridge.clone();
         aside(move || bridge.restart())
     }
 }
@@ -95,11 +99,17 @@ impl<T: Service> Deref for AsyncBridge<T> {
 
     #[inline(always)]
     fn deref(&self) -> &Self::Target {
-        &self.calls
+        &self.0.calls
     }
 }
 
-impl<T: Service> Drop for AsyncBridge<T> {
+impl<T: Service> Clone for AsyncBridge<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Service> Drop for Tasks<T> {
     fn drop(&mut self) {
         self.bridge.let_go(Duration::ZERO);
     }
@@ -107,7 +117,7 @@ impl<T: Service> Drop for AsyncBridge<T> {
 
 impl<T: Service> fmt::Debug for AsyncBridge<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AsyncBridge").field(&self.bridge).finish()
+        f.debug_tuple("AsyncBridge").field(&self.0.bridge).finish()
     }
 }
 
@@ -115,7 +125,7 @@ impl<T: Service> Bridge<T> {
     /// The same bridge, for tasks.
     pub fn into_async(self) -> AsyncBridge<T> {
         let Calling { calls, .. } = self.deferred(self.timeout);
-        AsyncBridge { calls, bridge: Arc::new(self) }
+        AsyncBridge(Arc::new(Tasks { calls, bridge: Arc::new(self) }))
     }
 
     /// The same methods for a task: each returns a [`Pending`](crate::Pending), which can be awaited. Another name for [`begin`](Self::begin). Threads and

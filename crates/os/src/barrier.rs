@@ -69,7 +69,8 @@ mod tests {
         });
         for round in 0..20_000 {
             let (x, y, seen, meet) = &*words;
-            (x.store(0, Relaxed), y.store(0, Relaxed));
+            x.store(0, Relaxed);
+            y.store(0, Relaxed);
             meet.wait();
             y.store(1, Relaxed);
             assert!(heavy());

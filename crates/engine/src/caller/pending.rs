@@ -472,7 +472,7 @@ impl Caller {
             && let Some(due) = context.deadline().instant()
         {
             let timer = self.timers.wake_at(due, call);
-            let old = mem::replace(&mut call.state.lock().timer, Some(timer));
+            let old = call.state.lock().timer.replace(timer);
             self.timers.cancel(old);
         }
         None

@@ -75,11 +75,11 @@ impl Queue {
         self.len.load(Relaxed) == 0
     }
 
-    /// Puts a request at the end; returns its number. If there is no room, returns it.
-    fn push(&self, request: QueuedRequest) -> Result<u64, QueuedRequest> {
+    /// Puts a request at the end. If there is no room, returns it.
+    fn push(&self, request: QueuedRequest) -> Option<QueuedRequest> {
         let (mut waiting, cost) = (self.waiting.lock(), request.written.cost() as u64);
         if waiting.requests.len() as u64 >= self.limits.calls.into() || waiting.bytes + cost > self.limits.bytes {
-            return Err(request);
+            return Some(request);
         }
         let number = waiting.next;
         waiting.next += 1;
@@ -87,7 +87,7 @@ impl Queue {
         request.call.queued(number);
         waiting.requests.insert(number, request);
         self.len.store(waiting.requests.len() as u32, Relaxed);
-        Ok(number)
+        None
     }
 
     /// Takes the first request that may go to a lane with so much credit. Those behind one that needs more wait, too.
@@ -119,7 +119,7 @@ impl Caller {
     /// `Busy`.
     pub(super) fn enqueue(&self, request: QueuedRequest) -> Result<(), CallError> {
         let context = request.call.context();
-        if let Err(request) = self.queue.push(request) {
+        if let Some(request) = self.queue.push(request) {
             self.discard_written(request.written);
             let QueueLimits { calls, bytes } = self.queue.limits;
             return Err(CallError::Busy { call: context.name(), lanes: self.lanes.len() as u32, calls, bytes });
