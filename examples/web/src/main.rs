@@ -29,11 +29,14 @@ impl Decoder {
         if !rest.is_empty() {
             return Err("the last count has no byte".into());
         }
-        let run = |&[count, byte]: &[u8; 2]| match count {
-            0 => process::abort(),
-            count => vec![byte; count.into()],
-        };
-        Ok(pairs.iter().flat_map(run).collect())
+        let mut expanded = Vec::new();
+        for &[count, byte] in pairs {
+            if count == 0 {
+                process::abort()
+            }
+            expanded.resize(expanded.len() + usize::from(count), byte);
+        }
+        Ok(expanded)
     }
 }
 

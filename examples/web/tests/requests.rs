@@ -175,7 +175,8 @@ impl Request {
         let head: io::Result<Vec<_>> =
             (&mut self.stream).lines().take_while(|line| !matches!(line.as_deref(), Ok(""))).collect();
         let head = head.expect("an answer in time");
-        head[0].split(' ').nth(1).and_then(|status| status.parse().ok()).expect(&head[0])
+        let first = head.first().expect("an answer");
+        first.split(' ').nth(1).and_then(|status| status.parse().ok()).expect(first)
     }
 }
 
