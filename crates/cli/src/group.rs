@@ -5,7 +5,9 @@ use crate::progress::ProgressLine;
 use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{BenchReport, BoxError};
-use callgate_suite::{floor, large, latency, manager, payload, restart, sandbox, soak, start, throughput, waiting};
+use callgate_suite::{
+    asynchronous, floor, large, latency, manager, payload, pending, restart, sandbox, soak, start, throughput, waiting,
+};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -14,6 +16,10 @@ pub enum Group {
     Floor,
     /// One call after another
     Latency,
+    /// Calls that overlap: 32 deep, in batches, one-way
+    Pending,
+    /// Awaited calls: short, of 50 us, 10,000 at once
+    Async,
     /// Calls per second from several threads
     Throughput,
     /// Busy callees, idle gaps, one CPU, busy CPUs
@@ -51,9 +57,11 @@ const SOAK: u64 = 1_000_000;
 const SOAK_QUICK: u64 = 500;
 
 impl Group {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Floor,
         Self::Latency,
+        Self::Pending,
+        Self::Async,
         Self::Throughput,
         Self::Waiting,
         Self::Start,
@@ -71,6 +79,8 @@ impl Group {
         match self {
             Self::Floor => "floor",
             Self::Latency => "latency",
+            Self::Pending => "pending",
+            Self::Async => "async",
             Self::Throughput => "throughput",
             Self::Waiting => "waiting",
             Self::Start => "start",
@@ -88,6 +98,8 @@ impl Group {
         let measure: fn(Budget, callgate_suite::Progress<'_>) -> Result<BenchReport, BoxError> = match self {
             Self::Floor => floor::measure,
             Self::Latency => latency::measure,
+            Self::Pending => pending::measure,
+            Self::Async => asynchronous::measure,
             Self::Throughput => throughput::measure,
             Self::Waiting => |budget, progress| waiting::measure(budget, &STRATEGIES, progress),
             Self::Start => start::measure,

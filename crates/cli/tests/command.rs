@@ -285,12 +285,23 @@ fn with_one_cpu_what_needs_two_is_left_out() {
             "--json",
             "-",
             "--only",
-            "floor,latency,throughput,payload,large,waiting,manager,sandbox",
+            "floor,latency,pending,async,throughput,payload,large,waiting,manager,sandbox",
         ],
     );
     succeeded(&output);
     let report: BenchReport = serde_json::from_str(&stdout(&output)).expect("a report");
-    for group in ["Floors", "Latency", "Throughput", "Payloads", "Large payloads", "Waiting", "Callbacks", "Sandbox"] {
+    for group in [
+        "Floors",
+        "Latency",
+        "Pending calls",
+        "Awaited calls",
+        "Throughput",
+        "Payloads",
+        "Large payloads",
+        "Waiting",
+        "Callbacks",
+        "Sandbox",
+    ] {
         let sentence = format!("{group} between two CPUs: this process may run on one only.");
         assert!(report.skipped.contains(&sentence), "{sentence} is not in {:?}", report.skipped);
     }

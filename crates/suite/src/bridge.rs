@@ -76,6 +76,16 @@ impl CountService {
         (bytes::sum(bytes), vec![byte; len as usize])
     }
 
+    /// Takes bytes and says how many. For requests of a certain length.
+    pub fn put(&self, bytes: &[u8]) -> u64 {
+        bytes.len() as u64
+    }
+
+    /// Returns so many bytes. For replies of a certain length.
+    pub fn get(&self, len: u64) -> Vec<u8> {
+        vec![1; len as usize]
+    }
+
     /// See [`Transport::work`].
     pub fn work(&self, nanos: u64) {
         let begin = Instant::now();

@@ -31,6 +31,10 @@ pub(crate) enum ChildRole {
     Sum,
     /// Sends numbers through a ring in shared memory (stdin), polling.
     Stream,
+    /// Sends back the numbers that come through a ring in shared memory (stdin), polling.
+    Pipeline,
+    /// Works as long as an eventfd (stdin) says, and then writes to another (stdout).
+    Event,
     /// Writes one byte to stdout and exits.
     Byte,
     /// Burns CPU time.
@@ -44,6 +48,8 @@ const ROLES: &[(&str, ChildRole)] = &[
     ("copy", ChildRole::Copy),
     ("sum", ChildRole::Sum),
     ("stream", ChildRole::Stream),
+    ("pipeline", ChildRole::Pipeline),
+    ("event", ChildRole::Event),
     ("byte", ChildRole::Byte),
     ("hog", ChildRole::Hog),
 ];

@@ -8,9 +8,10 @@ use crate::interleave::{Budget, Measured, Subject, interleave, rows};
 use crate::pin::{self, Pinned};
 use crate::report::BenchReport;
 use crate::workload::{self, CallKind};
-use crate::{BoxError, Clock, Progress};
+use crate::{BoxError, Clock, Progress, Transport};
 use callgate::Wait;
 use std::cell::RefCell;
+use std::hint::black_box;
 use std::rc::Rc;
 
 /// The calls whose floor is the ping-pong.
@@ -21,6 +22,9 @@ pub const CALLS: [(&str, CallKind); 4] = [
     ("callgate record", CallKind::Record),
 ];
 
+/// The lengths of payloads that fill one cache line of a slot and begin a second one, without the 8 bytes that say their length.
+const LENGTHS: [usize; 2] = [30, 92];
+
 /// Measures the group `latency`.
 pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, BoxError> {
     let clock = Clock::new();
@@ -28,6 +32,7 @@ pub fn measure(budget: Budget, progress: Progress<'_>) -> Result<BenchReport, Bo
     if let Ok((caller, callee)) = pin::pair() {
         let _pin = Pinned::to(caller)?;
         add(&mut report, &interleave(budget, &clock, progress, || polling(callee))?);
+        add(&mut report, &interleave(budget, &clock, progress, || lines(callee))?);
         add(&mut report, &interleave(budget, &clock, progress, || parked(callee))?);
     } else {
         report = BenchReport::left_out("Latency");
@@ -48,6 +53,25 @@ pub fn polling(callee: usize) -> Result<Vec<Subject>, BoxError> {
     let bridge = Rc::new(RefCell::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?));
     let calls = CALLS.map(|(name, call)| workload::subject(name, call, &bridge).beside("ping-pong"));
     Ok([Tokens::start(Asleep::Never, callee)?.subject("ping-pong")].into_iter().chain(calls).collect())
+}
+
+/// Subjects whose requests, or replies, have one cache line or two. Both sides still poll.
+pub fn lines(callee: usize) -> Result<Vec<Subject>, BoxError> {
+    let bridge = Rc::new(BridgeTransport::start(Wait::Adaptive, Some(callee))?);
+    let subjects = LENGTHS.map(|len| [put(len, bridge.clone()), get(len, bridge.clone())]);
+    Ok(subjects.into_iter().flatten().collect())
+}
+
+fn put(len: usize, bridged: Rc<BridgeTransport>) -> Subject {
+    let (peer, bytes) = (bridged.peer(), vec![1; len]);
+    let put = move || workload::check(bridged.bridge.put(black_box(&bytes))? == len as u64, "put");
+    Subject::new(format!("callgate put {len} B"), put).answered_by(peer)
+}
+
+fn get(len: usize, bridged: Rc<BridgeTransport>) -> Subject {
+    let peer = bridged.peer();
+    let get = move || workload::check(bridged.bridge.get(black_box(len as u64))?.len() == len, "get");
+    Subject::new(format!("callgate get {len} B"), get).answered_by(peer)
 }
 
 /// Subjects whose two sides sleep whenever they wait.

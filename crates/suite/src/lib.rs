@@ -4,7 +4,7 @@
 //! ways of crossing a process boundary under the same workload.
 //!
 //! A program that measures calls [`init`] in the first line of `main` (benches and tests: [`test_support!`]), because the other side of every floor
-//! is the program itself, executed again. Each of `floor`, `latency`, `throughput`, `waiting`, `start`, `payload`, `large`, `manager` and (with the
+//! is the program itself, executed again. Each of `floor`, `latency`, `pending`, `asynchronous`, `throughput`, `waiting`, `start`, `payload`, `large`, `manager` and (with the
 //! feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a
 //! [`BenchReport`]. [`targets::of`] compares the whole report with the project's targets. The functions pin the calling thread, so call them from
 //! one thread at a time.
@@ -14,6 +14,7 @@
 // The workload, callgate's way to carry it, and the floors.
 pub mod bridge;
 pub mod bytes;
+pub mod executor;
 pub mod floor;
 pub mod transport;
 pub mod workload;
@@ -30,10 +31,13 @@ pub mod large;
 pub mod latency;
 pub mod manager;
 pub mod payload;
+pub mod pending;
 pub mod restart;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod soak;
+// After `pending` and `soak`, which it takes its rounds and its look at memory from.
+pub mod asynchronous;
 pub mod start;
 pub mod throughput;
 pub mod waiting;

@@ -170,7 +170,7 @@ impl SoakPart {
 
 impl MemoryUse {
     /// Reads the memory use of a process from `/proc`.
-    fn of(pid: u32) -> Result<Self, BoxError> {
+    pub(crate) fn of(pid: u32) -> Result<Self, BoxError> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| -> Option<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

@@ -4,7 +4,7 @@
 
 use crate::report::{BenchReport, Goal, Row};
 use crate::stats::{Quantiles, Spread};
-use crate::{soak, throughput, waiting};
+use crate::{asynchronous, soak, throughput, waiting};
 
 /// A quantile and its name.
 type Quantile = (&'static str, fn(&Quantiles) -> f64);
@@ -26,12 +26,22 @@ use Bound::{AtLeast, AtMost, Stated};
 type Rule = (&'static str, &'static str, &'static str, Quantile, Bound);
 
 const RULES: &[Rule] = &[
-    ("latency", "callgate add", "ping-pong", P50, AtMost(1.2)),
     ("latency", "callgate add", "ping-pong", P99, AtMost(1.3)),
     ("latency", "callgate add", "ping-pong", P999, AtMost(1.5)),
-    ("latency", "callgate greet", "ping-pong", P50, AtMost(1.5)),
+    ("latency", "callgate greet", "ping-pong", P50, AtMost(1.35)),
     ("latency", "callgate add parked", "futex", P50, AtMost(1.15)),
     ("latency", "callgate add one CPU", "futex one CPU", P50, AtMost(1.3)),
+    // Polling. What is begun is then waited for, all by one thread.
+    ("pending", "callgate begin 32 deep", "callgate add", P50, AtMost(0.2)),
+    ("pending", "callgate begin 32 deep", "raw pipeline 32 deep", P50, Stated),
+    ("pending", "callgate batch of 32", "callgate add", P50, Stated),
+    ("pending", "callgate batch of 32", "raw pipeline 32 deep", P50, Stated),
+    ("pending", "callgate send", "raw stream", P50, Stated),
+    // Woken by the process's own reactor.
+    ("async", "callgate await add", "callgate add", P50, AtMost(1.4)),
+    ("async", "callgate await work 50 us", "eventfd and epoll, work 50 us", P50, AtMost(1.8)),
+    ("async", "callgate work 50 us", "eventfd and epoll, work 50 us", P50, Stated),
+    ("async", asynchronous::CROWD, "raw pipeline 10000 deep", P50, Stated),
     ("start", "callgate start", "spawn", P50, AtMost(1.5)),
     ("start", "callgate start 1 GiB parent", "spawn 1 GiB parent", P50, AtMost(1.5)),
     // Measured while another thread calls. Includes the time in which the kernel ends a process, which a start does not have.
@@ -95,8 +105,19 @@ const RULES: &[Rule] = &[
     ("compare", "multiprocessing.Manager add", "callgate parked add", P50, Stated),
 ];
 
-/// How many nanoseconds `add` may take more than the bare ping-pong, in the median over the repeats.
-const MOST_ABOVE: f64 = 60.0;
+/// The p50 of `add` may be this many times that of the bare ping-pong, or this many nanoseconds more.
+const ADD: (f64, f64) = (1.15, 50.0);
+
+/// Group, row, row that is subtracted from it, the largest allowed p50 in nanoseconds.
+type Limit = (&'static str, &'static str, Option<&'static str>, f64);
+
+const LIMITS: &[Limit] = &[
+    // What a second cache line costs, in either direction.
+    ("latency", "callgate put 92 B", Some("callgate put 30 B"), 60.0),
+    ("latency", "callgate get 92 B", Some("callgate get 30 B"), 60.0),
+    ("pending", "callgate begin 32 deep", None, 60.0),
+    ("pending", "callgate send", None, 40.0),
+];
 
 /// The strategy that is judged in each cell of the waiting matrix.
 const JUDGED: &str = "adaptive";
@@ -118,8 +139,10 @@ const INSTRUCTIONS: &str = include_str!("../instructions.baseline");
 
 /// Judges every target whose rows are in `report`.
 pub fn of(report: &BenchReport) -> Vec<Goal> {
-    let mut targets: Vec<Goal> = RULES.iter().filter_map(|rule| ratio(report, rule)).collect();
-    targets.splice(targets.len().min(1)..targets.len().min(1), difference(report));
+    let mut targets: Vec<Goal> = add(report).into_iter().flatten().collect();
+    targets.extend(RULES.iter().filter_map(|rule| ratio(report, rule)));
+    targets.extend(LIMITS.iter().filter_map(|limit| nanoseconds(report, limit)));
+    targets.extend(in_flight(report));
     targets.extend(threads(report));
     targets.extend(in_cells(report));
     targets.extend(idle(report));
@@ -151,14 +174,46 @@ impl Bound {
     }
 }
 
-fn difference(report: &BenchReport) -> Option<Goal> {
+/// Judges `add` against the ping-pong, by ratio or by difference.
+fn add(report: &BenchReport) -> Option<[Goal; 2]> {
     let (row, floor) = (report.row("latency", "callgate add")?, report.row("latency", "ping-pong")?);
-    let reached = Spread::of(row.repeats.iter().zip(&floor.repeats).map(|(row, floor)| row.p50 - floor.p50))?;
+    let (ratio, above) = (divided(row, floor, P50.1)?, subtracted(row, floor)?);
+    let (most, most_above) = ADD;
+    let met = Some(ratio.median <= most || above.median <= most_above);
+    Some([
+        Goal {
+            what: "callgate add / ping-pong (p50)".into(),
+            target: format!("at most {most}, or {most_above} ns more"),
+            reached: ratio.to_string(),
+            met,
+        },
+        Stated.judge("callgate add - ping-pong (p50, in ns)".into(), above),
+    ])
+}
+
+fn subtracted(row: &Row, floor: &Row) -> Option<Spread> {
+    Spread::of(row.repeats.iter().zip(&floor.repeats).map(|(row, floor)| row.p50 - floor.p50))
+}
+
+/// Judges a p50, or a difference of two.
+fn nanoseconds(report: &BenchReport, &(group, name, floor, most): &Limit) -> Option<Goal> {
+    let row = report.row(group, name)?;
+    let (what, reached) = match floor {
+        Some(floor) => (format!("{name} - {floor}"), subtracted(row, report.row(group, floor)?)?),
+        None => (name.into(), Spread::of(row.repeats.iter().map(|repeat| repeat.p50))?),
+    };
+    Some(AtMost(most).judge(format!("{what} (p50, in ns)"), reached))
+}
+
+/// States what memory a call in flight takes, in both processes together.
+fn in_flight(report: &BenchReport) -> Option<Goal> {
+    let [before, with] = [asynchronous::CALM, asynchronous::CROWD].map(|name| report.row("async", name)?.resident);
+    let (before, with, calls) = (before?, with?, asynchronous::IN_FLIGHT as f64);
     Some(Goal {
-        what: "callgate add - ping-pong (p50, in ns)".into(),
-        target: format!("a median of at most {MOST_ABOVE}"),
-        reached: reached.to_string(),
-        met: Some(reached.median <= MOST_ABOVE),
+        what: format!("memory of each of {calls} calls in flight (in bytes)"),
+        target: "stated".into(),
+        reached: format!("{:.0} ({:.1} MiB in all)", (with - before) / calls, with / f64::from(1 << 20)),
+        met: None,
     })
 }
 
@@ -286,13 +341,36 @@ mod tests {
     fn the_median_over_the_repeats_decides() {
         let add = |p50s: &[f64]| vec![row("latency", "callgate add", p50s), row("latency", "ping-pong", &[400.0; 3])];
         let p50 = "callgate add / ping-pong (p50)";
-        let [good, bad] = [[470.0, 900.0, 440.0], [500.0, 470.0, 490.0]].map(|p50s| targets(add(&p50s)));
+        let [good, bad] = [[450.0, 900.0, 440.0], [500.0, 470.0, 490.0]].map(|p50s| targets(add(&p50s)));
         assert!(good.contains(&(p50.into(), Some(true))), "{good:?}");
         assert!(bad.contains(&(p50.into(), Some(false))), "{bad:?}");
-        let difference = "callgate add - ping-pong (p50, in ns)";
-        assert_eq!(bad[1], (difference.into(), Some(false)));
-        let limit = targets(vec![row("latency", "callgate add", &[460.0]), row("latency", "ping-pong", &[400.0])]);
-        assert_eq!(limit[1], (difference.into(), Some(true)));
+        assert_eq!(bad[1], ("callgate add - ping-pong (p50, in ns)".into(), None));
+    }
+
+    #[test]
+    fn add_may_take_a_share_more_or_some_nanoseconds() {
+        let met = |add, floor| {
+            targets(vec![row("latency", "callgate add", &[add]), row("latency", "ping-pong", &[floor])])[0].1
+        };
+        assert_eq!((met(115.0, 100.0), met(150.0, 100.0), met(151.0, 100.0)), (Some(true), Some(true), Some(false)));
+        assert_eq!((met(1150.0, 1000.0), met(1151.0, 1000.0)), (Some(true), Some(false)));
+    }
+
+    #[test]
+    fn nanoseconds_are_judged_alone_or_above_another_row() {
+        let rows = vec![row("latency", "callgate put 92 B", &[260.0]), row("latency", "callgate put 30 B", &[199.0])];
+        assert_eq!(targets(rows), [("callgate put 92 B - callgate put 30 B (p50, in ns)".into(), Some(false))]);
+        let send = |p50| targets(vec![row("pending", "callgate send", &[p50])]);
+        let what = "callgate send (p50, in ns)";
+        assert_eq!((send(40.0), send(41.0)), (vec![(what.into(), Some(true))], vec![(what.into(), Some(false))]));
+    }
+
+    #[test]
+    fn memory_of_calls_in_flight_is_that_above_a_calm_bridge() {
+        let part = |name, resident| Row { resident: Some(resident), ..row("async", name, &[]) };
+        let rows = vec![part(asynchronous::CALM, 1e6), part(asynchronous::CROWD, 6e6)];
+        let found = of(&BenchReport { rows, ..BenchReport::default() });
+        assert_eq!((found.len(), found[0].reached.as_str()), (1, "500 (5.7 MiB in all)"));
     }
 
     #[test]

@@ -11,7 +11,9 @@ use callgate_suite::report::{BenchReport, Row};
 #[cfg(feature = "sandbox")]
 use callgate_suite::sandbox;
 use callgate_suite::{BoxError, Budget, Progress};
-use callgate_suite::{floor, large, latency, manager, payload, restart, soak, start, targets, throughput, waiting};
+use callgate_suite::{
+    asynchronous, floor, large, latency, manager, payload, pending, restart, soak, start, targets, throughput, waiting,
+};
 use std::time::Duration;
 use support::within;
 
@@ -26,6 +28,8 @@ type Measure = fn(Budget, Progress<'_>) -> Result<BenchReport, BoxError>;
 const GROUPS: &[(&str, Measure, &str, Option<&str>)] = &[
     ("floor", floor::measure, "eventfd", None),
     ("latency", latency::measure, "callgate add", Some("callgate add / ping-pong (p99.9)")),
+    ("pending", pending::measure, "callgate send", Some("callgate begin 32 deep (p50, in ns)")),
+    ("async", asynchronous::measure, asynchronous::CROWD, Some("memory of each of 10000 calls in flight (in bytes)")),
     ("throughput", throughput::measure, "callgate add 8 threads", Some("calls per second, 2 threads / 1 thread")),
     ("waiting", waiting, "gap 10 ms: adaptive", Some("hogs beside both: adaptive / spin 50 us (CPU time per call)")),
     ("start", start::measure, "callgate start", Some("callgate start 1 GiB parent / spawn 1 GiB parent (p50)")),
@@ -96,15 +100,20 @@ fn soak_a_little() {
 #[track_caller]
 fn assert_sound(row: &Row, group: &str, report: &BenchReport) {
     assert_eq!(row.group, group);
-    if row.name == waiting::IDLE {
-        assert!(row.count == 0 && row.cpu.is_some() && row.repeats.is_empty(), "{row:?}");
+    if [waiting::IDLE, asynchronous::CALM].contains(&row.name.as_str()) {
+        assert!(row.count == 0 && row.repeats.is_empty(), "{row:?}");
+        assert!(row.cpu.is_some() || row.resident.is_some(), "{row:?}");
         return;
     }
     assert!(row.count > 0 && row.p50 > 0.0, "{row:?}");
     assert!(row.p50 <= row.p99 && row.p99 <= row.p999 && row.p999 <= row.max * 1.01, "{row:?}");
     assert_eq!(row.repeats.len(), 2, "{row:?}");
     assert_eq!(row.cpu.map_or(0, |_| 2), row.cpu_repeats.len(), "{row:?}");
-    assert_eq!(row.averaged, group == "throughput", "{row:?}");
+    let is_mean = |name: &str| {
+        ["raw ", "callgate begin", "callgate batch", "callgate send"].iter().any(|of| name.starts_with(of))
+    };
+    let averaged = group == "throughput" || group == "pending" && is_mean(&row.name) || row.name.contains("in flight");
+    assert_eq!(row.averaged, averaged || row.name.starts_with("raw pipeline"), "{row:?}");
     assert_eq!(row.ratio.is_some(), row.floor.is_some(), "{row:?}");
     let floor = row.floor.as_ref().map(|floor| report.row(group, floor));
     assert!(floor.is_none_or(|floor| floor.is_some()), "its floor is no row: {row:?}");

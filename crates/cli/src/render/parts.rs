@@ -105,6 +105,8 @@ pub fn title(group: &str) -> &str {
     match group {
         "floor" => "Floors of this machine",
         "latency" => "Latency of a call",
+        "pending" => "Calls that overlap",
+        "async" => "Awaited calls",
         "throughput" => "Throughput",
         "waiting" => "Waiting",
         "start" => "Starting a child",
@@ -121,6 +123,14 @@ pub fn title(group: &str) -> &str {
 /// The note below a group's title: what the reader must know about how it was measured.
 fn note(group: &str) -> Option<&'static str> {
     match group {
+        "pending" => Some(
+            "Both sides poll. Time per call, taken by one thread: with 32 calls on their way all the time; begun in batches of 32, each \
+             waited for in turn; one-way, with a flush after 1,024.",
+        ),
+        "async" => Some(
+            "One thread polls the futures and sleeps until it is woken. 10,000 in flight: time per call on a bridge with 8 lanes, all begun \
+             before the first is awaited; resident memory with all of them begun.",
+        ),
         "throughput" => Some(
             "Time per call, all threads together. The child is pinned to one CPU. A single caller is pinned to another; several callers \
              may run on every CPU, also on the child's.",

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod copy;
+mod event;
+mod pipeline;
 mod relay;
 mod spawn;
 mod stream;
@@ -12,6 +14,8 @@ mod token;
 
 pub use crate::child::{BenchChild, Hog};
 pub use copy::{RawCopy, RawSum};
+pub use event::EventLoop;
+pub use pipeline::RawPipeline;
 pub use relay::{Relay, Through};
 pub use spawn::spawn;
 pub use stream::RawStream;
@@ -34,6 +38,8 @@ pub(crate) fn answer(role: ChildRole) -> io::Result<convert::Infallible> {
         ChildRole::Copy => copy::answer(),
         ChildRole::Sum => copy::answer_sum(),
         ChildRole::Stream => stream::answer(),
+        ChildRole::Pipeline => pipeline::answer(),
+        ChildRole::Event => event::answer(),
         ChildRole::Byte => spawn::answer(),
         ChildRole::Hog => loop {
             std::hint::spin_loop();
@@ -144,6 +150,29 @@ mod tests {
         for count in [0, 1, 10_000] {
             floor.take(count).expect("numbers in order");
         }
+        let pid = floor.pid();
+        drop(floor);
+        gone(pid);
+    }
+
+    #[test]
+    fn numbers_come_back_in_order_however_many_are_on_their_way() {
+        for depth in [1, 32, 10_000] {
+            let mut floor = RawPipeline::start(depth, cpu()).expect("a child");
+            (0..20_000).for_each(|_| floor.step().expect("the next number"));
+            floor.drain().expect("the last numbers");
+            let pid = floor.pid();
+            drop(floor);
+            gone(pid);
+        }
+    }
+
+    #[test]
+    fn an_event_loop_waits_for_the_work() {
+        let mut floor = EventLoop::start(cpu()).expect("a child");
+        let (begin, work) = (std::time::Instant::now(), std::time::Duration::from_micros(300));
+        floor.round_trip(work).expect("an answer");
+        assert!(begin.elapsed() >= work);
         let pid = floor.pid();
         drop(floor);
         gone(pid);
