@@ -63,6 +63,21 @@ enum CallPhase<R> {
     Taken,
 }
 
+impl<R> CallPhase<R> {
+    /// Whether a call that has an outcome had started. Yes, unless that says that it was never sent, or was lost before.
+    fn started(&self) -> Started {
+        match self {
+            CallPhase::Done(Err(CallError::Busy { .. } | CallError::Down { .. })) => Started::No,
+            CallPhase::Done(Err(
+                CallError::Died { started, .. }
+                | CallError::TimedOut { started, .. }
+                | CallError::Stopped { started, .. },
+            )) => *started,
+            _ => Started::Yes,
+        }
+    }
+}
+
 /// Where a call is that has no outcome yet.
 enum CallPlace {
     Queue(u64),
@@ -567,10 +582,11 @@ impl Caller {
         let outcome = mem::replace(&mut state.phase, CallPhase::Taken);
         drop(state);
         self.timers.cancel(timer);
+        let started = outcome.started();
         // Not under the lock: destructors are the user's code.
         drop((outcome, waker));
         match at {
-            CallPlace::Nowhere => Started::Yes,
+            CallPlace::Nowhere => started,
             at => self.withdraw_at(at, &call.context, exactness).unwrap_or(Started::No),
         }
     }
