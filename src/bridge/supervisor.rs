@@ -70,7 +70,7 @@ pub(super) struct Supervisor {
     restart: Option<Restart>,
     current: ArcSwap<SupervisedChild>,
     /// The children that have been sent calls that want no result, since the last flush.
-    sent_to: Mutex<Vec<Arc<SupervisedChild>>>,
+    sent_to: Mutex<Vec<SentOneWay>>,
     shared: Arc<SharedState>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -85,6 +85,13 @@ pub(super) struct SharedState {
 pub(super) struct SupervisedChild {
     pub(super) caller: Arc<Caller>,
     pub(super) generation: u64,
+}
+
+/// A child, and how many calls it has been sent that want no result, since it was last flushed.
+#[derive(Clone)]
+struct SentOneWay {
+    child: Arc<SupervisedChild>,
+    calls: u64,
 }
 
 impl SupervisedChild {

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{Phase, SupervisedChild, Supervisor, SupervisorState};
+use super::{Phase, SentOneWay, SupervisedChild, Supervisor, SupervisorState};
 use callgate_engine::caller::CallContext;
 use callgate_engine::service::Method;
 use callgate_transport::doorbell::Deadline;
@@ -125,20 +125,33 @@ impl Supervisor {
         timeout: Option<Duration>,
     ) -> Result<(), CallError> {
         let child = self.now(method).map_err(|(_, error)| error)?;
+        child.caller.send_one_way(method, args, timeout)?;
+        // Not before it is sent: a flush that finds nothing to wait for forgets the child.
         let mut sent_to = self.sent_to.lock();
-        if sent_to.last().is_none_or(|last| last.generation != child.generation) {
-            // What the children before did not acknowledge is reported by the next flush.
-            sent_to.retain(|old| old.caller.has_one_way());
-            sent_to.push(child.clone());
+        match sent_to.iter_mut().find(|sent| sent.child.generation == child.generation) {
+            Some(sent) => sent.calls += 1,
+            None => {
+                // What the children before did not acknowledge is reported by the next flush.
+                sent_to.retain(|old| old.child.caller.has_one_way());
+                sent_to.push(SentOneWay { child, calls: 1 });
+            }
         }
-        drop(sent_to);
-        child.caller.send_one_way(method, args, timeout)
+        Ok(())
     }
 
     /// Waits until the calls that want no result have been carried out, or are lost with a child.
     pub(in crate::bridge) fn flush(&self, method: &'static Method, timeout: Option<Duration>) -> Result<(), CallError> {
-        let sent_to = std::mem::take(&mut *self.sent_to.lock());
-        let outcomes: Vec<_> = sent_to.iter().map(|child| child.caller.flush(method, timeout)).collect();
+        // A copy: other flushes meanwhile have as much to wait for.
+        let sent_to = self.sent_to.lock().clone();
+        let outcomes: Vec<_> = sent_to.iter().map(|sent| sent.child.caller.flush(method, timeout)).collect();
+        let is_done = |now: &SentOneWay| {
+            let flushed = sent_to.iter().zip(&outcomes).find(|(sent, _)| sent.child.generation == now.child.generation);
+            // What has timed out is left to the next flush; what is lost is reported once.
+            flushed.is_some_and(|(sent, outcome)| {
+                sent.calls == now.calls && !matches!(outcome, Err(CallError::TimedOut { .. }))
+            })
+        };
+        self.sent_to.lock().retain(|now| !is_done(now));
         outcomes.into_iter().collect()
     }
 
