@@ -228,6 +228,15 @@ fn a_cancelled_call_says_whether_it_had_started_and_keeps_its_word() {
 }
 
 #[test]
+fn a_call_that_could_not_begin_had_not_started_when_it_is_cancelled() {
+    within(60, "a_call_that_could_not_begin_had_not_started_when_it_is_cancelled", || {
+        let gate = Gate::bridge().start().expect("the bridge starts");
+        gate.kill();
+        assert_eq!(gate.begin().until_cancelled().cancel(), Started::No);
+    });
+}
+
+#[test]
 fn a_method_learns_that_its_call_is_cancelled() {
     within(60, "a_method_learns_that_its_call_is_cancelled", || {
         for signal in SIGNALS {

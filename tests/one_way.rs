@@ -59,6 +59,12 @@ impl Log {
         std::thread::sleep(Duration::from_millis(ms));
     }
 
+    /// Makes a file, after a while.
+    pub fn touch(&self, path: &str, ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
+        std::fs::write(path, []).expect("a file");
+    }
+
     pub fn exit(&self) {
         std::process::exit(3)
     }
@@ -243,6 +249,46 @@ fn a_death_is_told_by_the_next_flush() {
                 }
                 assert_eq!((log.flush(), log.numbers()), (Ok(()), Ok(vec![2])));
             }
+        }
+    });
+}
+
+/// Bridges to one child, and those that would replace it.
+fn both_kinds() -> [Bridge<Log>; 2] {
+    let restarting = Log::bridge().restart(Restart::on_death());
+    [Log::bridge(), restarting].map(|builder| builder.start().expect("the bridge starts"))
+}
+
+#[test]
+fn threads_that_flush_at_the_same_time_all_wait() {
+    within(60, "threads_that_flush_at_the_same_time_all_wait", || {
+        for log in both_kinds() {
+            let path = std::env::temp_dir().join(format!("callgate-flush-{}", std::process::id()));
+            log.send().touch(&path.to_string_lossy(), 300).expect("it is sent");
+            std::thread::scope(|scope| {
+                scope.spawn(|| log.flush().expect("the first flush"));
+                std::thread::sleep(Duration::from_millis(100));
+                log.flush().expect("the second flush");
+                std::fs::remove_file(&path).expect("the call has been carried out");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_flush_that_gives_up_leaves_its_calls_to_the_next() {
+    within(60, "a_flush_that_gives_up_leaves_its_calls_to_the_next", || {
+        let path = std::env::temp_dir().join(format!("callgate-late-flush-{}", std::process::id()));
+        let restarting = Log::bridge().restart(Restart::on_death());
+        for builder in [Log::bridge(), restarting] {
+            let log = builder.timeout(Duration::from_millis(100)).start().expect("the bridge starts");
+            log.send().touch(&path.to_string_lossy(), 350).expect("it is sent");
+            let mut flushes = 0;
+            while log.flush().is_err() {
+                flushes += 1;
+            }
+            assert!(flushes > 1, "{flushes}");
+            std::fs::remove_file(&path).expect("the call has been carried out");
         }
     });
 }

@@ -385,7 +385,7 @@ impl Watcher {
         }
         // A thread may have been quicker: such rings are cheaper than messages.
         child.idle_rings = child.idle_rings.wrapping_add(1);
-        if child.idle_rings.is_multiple_of(4) && !child.credit.take(1) {
+        if child.idle_rings.is_multiple_of(2) && !child.credit.take(1) {
             self.pause(id);
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::bridge::BridgeTransport;
 use crate::executor::Executor;
-use crate::floor::EventLoop;
+use crate::floor::RawEvents;
 use crate::interleave::{Budget, Subject, interleave, rows};
 use crate::pending::{Totals, means, pipeline_name, raw_pipeline};
 use crate::pin::{self, Pinned};
@@ -71,7 +71,7 @@ pub fn working(callee: usize) -> Result<Vec<Subject>, BoxError> {
     let (peer, executor) = (bridged.peer(), Executor::here());
     let await_work = move || Ok(executor.run(bridged.bridge.as_async().work(WORK.as_nanos() as u64))?);
     Ok(vec![
-        EventLoop::start(callee)?.subject(FLOOR, WORK),
+        RawEvents::start(callee)?.subject(FLOOR, WORK),
         workload::subject("callgate work 50 us", CallKind::Work(WORK), &blocking).beside(FLOOR),
         Subject::new("callgate await work 50 us", await_work).answered_by(peer).beside(FLOOR),
     ])

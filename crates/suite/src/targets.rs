@@ -109,9 +109,9 @@ const RULES: &[Rule] = &[
 const ADD: (f64, f64) = (1.15, 50.0);
 
 /// Group, row, row that is subtracted from it, the largest allowed p50 in nanoseconds.
-type Limit = (&'static str, &'static str, Option<&'static str>, f64);
+type TargetLimit = (&'static str, &'static str, Option<&'static str>, f64);
 
-const LIMITS: &[Limit] = &[
+const LIMITS: &[TargetLimit] = &[
     // What a second cache line costs, in either direction.
     ("latency", "callgate put 92 B", Some("callgate put 30 B"), 60.0),
     ("latency", "callgate get 92 B", Some("callgate get 30 B"), 60.0),
@@ -196,7 +196,7 @@ fn subtracted(row: &Row, floor: &Row) -> Option<Spread> {
 }
 
 /// Judges a p50, or a difference of two.
-fn nanoseconds(report: &BenchReport, &(group, name, floor, most): &Limit) -> Option<Goal> {
+fn nanoseconds(report: &BenchReport, &(group, name, floor, most): &TargetLimit) -> Option<Goal> {
     let row = report.row(group, name)?;
     let (what, reached) = match floor {
         Some(floor) => (format!("{name} - {floor}"), subtracted(row, report.row(group, floor)?)?),

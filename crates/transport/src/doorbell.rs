@@ -270,7 +270,10 @@ pub fn rouse(bell: &BellLine, sleeper: &dyn Sleeper) {
 
 /// Asks notifiers not to ring any more.
 pub fn disarm(bell: &BellLine) {
-    bell.parked.word().store(AWAKE, Relaxed);
+    // Written only if it changes: the peer keeps its copy of the line.
+    if bell.parked.word().load(Relaxed) != AWAKE {
+        bell.parked.word().store(AWAKE, Relaxed);
+    }
 }
 
 /// One side's way of waiting at its own doorbell.

@@ -38,6 +38,9 @@ steps! {
     ParentRequestDeparted = "parent.request-departed", "What a request carries is in the books, and it has not been published.";
     ParentRequestStored = "parent.request-stored", "A request's commit word is stored, and the worker's bell not rung.";
     ParentPublished = "parent.published", "A request has been published and announced; nothing has been waited for.";
+    ParentRequestQueued = "parent.request-queued", "A request has been encoded that found no room on any lane.";
+    ParentWithdrawn = "parent.withdrawn", "A request has been marked as withdrawn.";
+    ParentAttended = "parent.attended", "A lane's replies have been taken for others, and its holder is about to leave.";
     ParentParking = "parent.parking", "A caller has said that it sleeps, and is about to.";
     ParentReplySeen = "parent.reply-seen", "A reply is there, and has not been read.";
     ParentReplyReleased = "parent.reply-released", "A reply has been read and released.";
@@ -57,9 +60,6 @@ steps! {
     ParentEnded = "parent.ended", "Everybody has been told that the child has ended.";
     }
     Child {
-    ParentRequestQueued = "parent.request-queued", "A request has been encoded that found no room on any lane.";
-    ParentWithdrawn = "parent.withdrawn", "A request has been marked as withdrawn.";
-    ParentAttended = "parent.attended", "A lane's replies have been taken for others, and its holder is about to leave.";
     ChildAdopted = "child.adopted", "The child has its control socket, and has read nothing.";
     ChildGreeted = "child.greeted", "The greeting has been heard, and the child will die with its parent.";
     ChildAttached = "child.attached", "The segment is mapped, and the parent has not been answered.";

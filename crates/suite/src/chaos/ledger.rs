@@ -28,6 +28,16 @@ pub enum CallOutcome {
     Started,
     /// `TimedOut`: the call may still run.
     TimedOut,
+    /// `TimedOut`, and the call had not started.
+    NeverInTime,
+    /// It was cancelled, and had not started.
+    Withdrawn,
+    /// It was cancelled, and may have started.
+    CancelledLate,
+    /// It was sent one-way, and nothing says that it was carried out.
+    Sent,
+    /// `Busy`: there was no room for it, so it was never sent.
+    Busy,
     /// `Down`: there was no child to send the call to.
     Down,
     /// No memory was left for its arguments, so it was never sent.
@@ -54,7 +64,9 @@ impl CallOutcome {
                 Started::No => CallOutcome::NotStarted,
                 Started::Yes | Started::Unknown => CallOutcome::Started,
             },
+            CallError::TimedOut { started: Started::No, .. } => CallOutcome::NeverInTime,
             CallError::TimedOut { .. } => CallOutcome::TimedOut,
+            CallError::Busy { .. } => CallOutcome::Busy,
             CallError::Down { .. } => CallOutcome::Down,
             CallError::TooLarge { what, .. } | CallError::Exhausted { what, .. } => match what {
                 Payload::Reply => CallOutcome::Unreturned,
@@ -70,8 +82,10 @@ impl CallOutcome {
     pub fn runs(self) -> Option<RangeInclusive<u8>> {
         match self {
             CallOutcome::Answered | CallOutcome::Unreturned => Some(1..=1),
-            CallOutcome::NotStarted | CallOutcome::Down | CallOutcome::Unsent => Some(0..=0),
-            CallOutcome::Started | CallOutcome::TimedOut | CallOutcome::Refused | CallOutcome::GivenUp => Some(0..=1),
+            CallOutcome::NotStarted | CallOutcome::NeverInTime | CallOutcome::Withdrawn => Some(0..=0),
+            CallOutcome::Down | CallOutcome::Unsent | CallOutcome::Busy => Some(0..=0),
+            CallOutcome::Started | CallOutcome::TimedOut | CallOutcome::CancelledLate => Some(0..=1),
+            CallOutcome::Refused | CallOutcome::GivenUp | CallOutcome::Sent => Some(0..=1),
             CallOutcome::Wrong | CallOutcome::Corrupt | CallOutcome::Panicked => None,
         }
     }
@@ -83,6 +97,11 @@ impl CallOutcome {
             CallOutcome::NotStarted => "not started",
             CallOutcome::Started => "started",
             CallOutcome::TimedOut => "timed out",
+            CallOutcome::NeverInTime => "timed out, and not started",
+            CallOutcome::Withdrawn => "cancelled, and not started",
+            CallOutcome::CancelledLate => "cancelled late",
+            CallOutcome::Sent => "sent one-way",
+            CallOutcome::Busy => "no room",
             CallOutcome::Down => "no child",
             CallOutcome::Unsent => "no memory to send it",
             CallOutcome::Unreturned => "no memory for its result",
@@ -108,6 +127,13 @@ pub struct CallEntry {
     pub outcome: CallOutcome,
     /// The error's own words, if the outcome is always wrong.
     pub why: Option<Box<str>>,
+}
+
+impl CallEntry {
+    /// The record of a call that is made once only.
+    pub fn of_one(id: u64, what: &'static str, outcome: CallOutcome) -> Self {
+        Self { id, what, may_repeat: false, outcome, why: None }
+    }
 }
 
 /// The number of calls for each outcome.
@@ -256,6 +282,11 @@ mod tests {
             (CallOutcome::Unsent, &[0]),
             (CallOutcome::Unreturned, &[1]),
             (CallOutcome::GivenUp, &[0, 1]),
+            (CallOutcome::NeverInTime, &[0]),
+            (CallOutcome::Withdrawn, &[0]),
+            (CallOutcome::CancelledLate, &[0, 1]),
+            (CallOutcome::Sent, &[0, 1]),
+            (CallOutcome::Busy, &[0]),
             (CallOutcome::Wrong, &[]),
             (CallOutcome::Corrupt, &[]),
         ] {

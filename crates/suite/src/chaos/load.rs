@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::groups::{GroupKind, GroupScene};
 use super::ledger::{self, CallEntry, CallOutcome, Outcomes, RunLedger};
 use super::processes::{Held, Holdings, children};
 use super::victim::{Comeback, Setup, Victim, VictimKind};
@@ -16,7 +17,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -133,7 +134,7 @@ impl Chaos {
 /// Starts and stops one bridge before anything is counted, because the watcher and its descriptors stay for as long as the process.
 pub(super) fn warm_up(restart: Option<Comeback>) -> Result<(), BoxError> {
     let ledger = RunLedger::new()?;
-    let setup = Setup { workers: 1, wait: Wait::Adaptive, trusted: false, retained: 1 << 20, restart };
+    let setup = Setup { restart, ..Setup::PLAIN };
     setup.builder(&ledger.path(), "").start()?.stop()?;
     Ok(())
 }
@@ -275,11 +276,15 @@ impl LoadPart {
 
 /// A bridge that several callers share. The first caller that finds it dead replaces it.
 #[derive(Default)]
-struct Front(Mutex<Option<Arc<Bridge<Victim>>>>);
+struct Front {
+    bridge: Mutex<Option<Arc<Bridge<Victim>>>>,
+    /// Locked by one thread alone that flushes or clears the doorbell, or by several that share both.
+    flushing: RwLock<()>,
+}
 
 impl Front {
     fn bridge(&self) -> MutexGuard<'_, Option<Arc<Bridge<Victim>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The current bridge. Starts one if there is none, or if the current one is `over`.
@@ -328,7 +333,10 @@ impl<'a> LoadThread<'a> {
                 let over = (is_over || is_retired).then_some(&bridge);
                 bridge = self.busy(|caller| front.current(over, caller));
             }
-            self.busy(|caller| caller.call(&bridge));
+            match self.random.up_to(3) {
+                0 => self.busy(|caller| caller.call_group(&bridge)),
+                _ => self.busy(|caller| caller.call(&bridge)),
+            }
         }
         // The last caller to drop the bridge stops it, which may hang.
         self.busy(|_| drop(bridge));
@@ -350,6 +358,32 @@ impl<'a> LoadThread<'a> {
         self.entries.push(entry);
     }
 
+    /// Makes the calls of one group.
+    fn call_group(&mut self, bridge: &Bridge<Victim>) {
+        let kind = GroupKind::ALL[self.random.up_to(GroupKind::ALL.len() - 1)];
+        let is_alone = kind == GroupKind::Polled || self.random.up_to(1) == 0;
+        let flushing = &self.part.fronts[self.index / CALLERS].flushing;
+        // Only the groups that flush or clear the doorbell exclude each other.
+        let takes_turns = matches!(kind, GroupKind::OneWay | GroupKind::Polled);
+        let _alone = (takes_turns && is_alone).then(|| flushing.write().unwrap_or_else(PoisonError::into_inner));
+        let _shared = (takes_turns && !is_alone).then(|| flushing.read().unwrap_or_else(PoisonError::into_inner));
+        let (pid, began) = (bridge.child_pid(), Instant::now());
+        let mut scene = GroupScene {
+            bridge,
+            ledger: &self.part.ledger,
+            random: &mut self.random,
+            most: MOST >> 2,
+            is_alone,
+            may_restart: self.part.restart,
+        };
+        let entries = kind.make(&mut scene);
+        let is_lost = |entry: &CallEntry| matches!(entry.outcome, CallOutcome::NotStarted | CallOutcome::Started);
+        if entries.iter().any(is_lost) {
+            self.note_delay(pid, began);
+        }
+        self.entries.extend(entries);
+    }
+
     /// If the call was in progress when child `pid` was killed, records how long it took to end after that.
     fn note_delay(&self, pid: u32, began: Instant) {
         let killed = self.part.killed().get(&pid).copied();
@@ -368,6 +402,8 @@ impl<'a> LoadThread<'a> {
                 wait: [Wait::Adaptive, Wait::Park][self.random.up_to(1)],
                 trusted: self.random.up_to(3) == 0,
                 retained: [0, 1 << 20][self.random.up_to(1)],
+                pending: [2, 4, 32][self.random.up_to(2)],
+                queue: [8, 16_384][self.random.up_to(1)],
                 restart: self
                     .part
                     .restart

@@ -1,7 +1,7 @@
 //! Checks for `callgate chaos` that every call ends with its true outcome while children are killed and stopped.
 //!
 //! [`load`] kills at random moments under load; `sweep` (feature `failpoints`) kills at every named step of the protocol. Both make the calls
-//! of [`victim`], which count their runs in a file, and have [`ledger`] compare the callers' outcomes with that count. [`processes`] finds what the
+//! of [`victim`], one by one and in [`groups`], which count their runs in a file, and have [`ledger`] compare the callers' outcomes with that count. [`processes`] finds what the
 //! process keeps but must not keep, so a process can do only one such run at a time.
 
 pub mod ledger;
@@ -12,5 +12,6 @@ pub mod processes;
 #[cfg(feature = "failpoints")]
 pub mod sweep;
 pub mod victim;
+pub mod groups;
 
 pub use load::{Chaos, Tally};

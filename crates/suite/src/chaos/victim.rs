@@ -126,7 +126,7 @@ impl Marked for Victim {
 }
 
 /// The right answer to a small call.
-fn answer(id: u64) -> u64 {
+pub(super) fn answer(id: u64) -> u64 {
     id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555
 }
 
@@ -346,7 +346,7 @@ impl NoAnswer {
 }
 
 /// How long [`nap`](Victim::nap) takes, in microseconds.
-const NAP: u64 = 600;
+pub(super) const NAP: u64 = 600;
 
 /// The outcome with these words.
 fn of_words(words: &str) -> CallOutcome {
@@ -354,6 +354,8 @@ fn of_words(words: &str) -> CallOutcome {
         CallOutcome::NotStarted,
         CallOutcome::Started,
         CallOutcome::TimedOut,
+        CallOutcome::NeverInTime,
+        CallOutcome::Busy,
         CallOutcome::Down,
         CallOutcome::Unsent,
         CallOutcome::Unreturned,
@@ -376,6 +378,10 @@ pub struct Setup {
     pub retained: u64,
     /// Whether and how another child replaces one that died.
     pub restart: Option<Comeback>,
+    /// How many calls a lane has room for.
+    pub pending: u32,
+    /// How many calls may wait for room.
+    pub queue: u32,
 }
 
 /// How a bridge restarts. It does so always and at once.
@@ -388,10 +394,22 @@ pub struct Comeback {
 }
 
 impl Setup {
+    /// One worker, a child that is not trusted, and the sizes that bridges have by default.
+    pub const PLAIN: Self = Self {
+        workers: 1,
+        wait: Wait::Adaptive,
+        trusted: false,
+        retained: 1 << 20,
+        restart: None,
+        pending: 32,
+        queue: 16_384,
+    };
+
     /// A builder of such a bridge. The child counts in the file `ledger` and follows the file `orders`, unless that path is empty.
     pub fn builder(self, ledger: &str, orders: &str) -> Builder<Victim> {
         let builder = Victim::bridge(ledger, orders).concurrent_callers(6).workers(self.workers).wait(self.wait);
         let builder = builder.max_payload(8 << 20).memory(64 << 20).retained(self.retained).stop_grace(STOP_GRACE);
+        let builder = builder.pending_calls(self.pending).queue(self.queue, 16 << 20);
         let builder = match self.restart {
             Some(comeback) => builder.restart(comeback.restart()),
             None => builder,
@@ -420,7 +438,7 @@ mod tests {
         for (trusted, workers) in [(false, 1), (true, 3)] {
             let ledger = RunLedger::new().expect("a file");
             let restart = trusted.then_some(Comeback { spare: false, calls_wait: true });
-            let setup = Setup { workers, wait: Wait::Adaptive, trusted, retained: 1 << 20, restart };
+            let setup = Setup { workers, trusted, restart, ..Setup::PLAIN };
             let bridge = setup.builder(&ledger.path(), "").start().expect("a start");
             let entries = VictimKind::ALL.map(|kind| {
                 let id = ledger.number();
@@ -430,6 +448,7 @@ mod tests {
                     VictimKind::GivenUp => CallOutcome::GivenUp,
                     // The scheduler may wake the child early and its caller late.
                     VictimKind::ShortOfTime if outcome == CallOutcome::Answered => CallOutcome::Answered,
+                    VictimKind::ShortOfTime if outcome == CallOutcome::NeverInTime => CallOutcome::NeverInTime,
                     VictimKind::ShortOfTime => CallOutcome::TimedOut,
                     _ => CallOutcome::Answered,
                 };

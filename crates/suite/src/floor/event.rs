@@ -16,14 +16,14 @@ use std::{convert, hint, io};
 
 /// Has another process work, and waits for it with epoll.
 #[derive(Debug)]
-pub struct EventLoop {
+pub struct RawEvents {
     there: OwnedFd,
     back: OwnedFd,
     epoll: OwnedFd,
     child: BenchChild,
 }
 
-impl EventLoop {
+impl RawEvents {
     /// Starts the other process, on `cpu`.
     pub fn start(cpu: usize) -> io::Result<Self> {
         let [there, back] = [eventfd(0, EventfdFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?];

@@ -14,7 +14,7 @@ mod token;
 
 pub use crate::child::{BenchChild, Hog};
 pub use copy::{RawCopy, RawSum};
-pub use event::EventLoop;
+pub use event::RawEvents;
 pub use pipeline::RawPipeline;
 pub use relay::{Relay, Through};
 pub use spawn::spawn;
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn an_event_loop_waits_for_the_work() {
-        let mut floor = EventLoop::start(cpu()).expect("a child");
+        let mut floor = RawEvents::start(cpu()).expect("a child");
         let (begin, work) = (std::time::Instant::now(), std::time::Duration::from_micros(300));
         floor.round_trip(work).expect("an answer");
         assert!(begin.elapsed() >= work);

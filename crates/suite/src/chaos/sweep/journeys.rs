@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 use crate::BoxError;
-use crate::chaos::ledger::{CallEntry, RunLedger};
+use crate::chaos::groups::{GroupKind, GroupScene};
+use crate::chaos::ledger::{CallEntry, CallOutcome, RunLedger};
 use crate::chaos::processes::{eventually, watcher_sleeps};
 use crate::chaos::victim::{Setup, Victim, VictimKind};
+use crate::soak::Random;
 use callgate::failpoints::Side;
 use callgate::{Bridge, Builder, Wait};
 use rustix::process::Signal;
@@ -30,6 +32,9 @@ pub(super) const ORPHANED: Duration = Duration::from_secs(10);
 
 /// The length of large payloads, in bytes: long enough to be copied while it is written.
 const LARGE: usize = 3 << 20;
+
+/// The same in groups, which have several.
+const GROUPED: usize = 256 << 10;
 
 /// An action at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,6 +84,8 @@ impl Action {
 pub(super) enum Journey {
     Start,
     Call(VictimKind),
+    /// Calls that no thread waits in one by one.
+    Group(GroupKind),
     /// Boxes that the parent keeps and sends back, with a trusted child.
     TrustedBoxes,
     /// Large payloads, then a pause until their memory has been given back.
@@ -100,6 +107,16 @@ pub(super) const JOURNEYS: &[Journey] = &[
     Journey::Call(VictimKind::Begun),
     Journey::Call(VictimKind::Trait),
     Journey::TrustedBoxes,
+    Journey::Group(GroupKind::Awaited),
+    Journey::Group(GroupKind::Raced),
+    Journey::Group(GroupKind::Cancelled),
+    Journey::Group(GroupKind::Abandoned),
+    Journey::Group(GroupKind::Pipelined),
+    Journey::Group(GroupKind::Batched),
+    Journey::Group(GroupKind::OneWay),
+    Journey::Group(GroupKind::Queued),
+    Journey::Group(GroupKind::Overdue),
+    Journey::Group(GroupKind::Polled),
     Journey::Stop,
     Journey::Kill,
     // Last, because it takes long: it is made only for steps that no other journey reaches.
@@ -111,6 +128,7 @@ impl Journey {
         match self {
             Journey::Start => "start",
             Journey::Call(kind) => kind.words(),
+            Journey::Group(kind) => kind.words(),
             Journey::TrustedBoxes => "trusted boxes",
             Journey::Idle => "idle",
             Journey::Stop => "stop",
@@ -120,11 +138,19 @@ impl Journey {
 
     pub(super) fn setup(self) -> Setup {
         Setup {
-            workers: 1,
             wait: Wait::Park,
             trusted: self == Journey::TrustedBoxes,
             retained: 64 << 10,
-            restart: None,
+            pending: if self == Journey::Group(GroupKind::Queued) { 2 } else { 32 },
+            ..Setup::PLAIN
+        }
+    }
+
+    /// Whether a call of this journey may end so while its child lives on.
+    pub(super) fn expects(self, outcome: CallOutcome) -> bool {
+        match self {
+            Journey::Group(kind) => kind.expects(outcome),
+            _ => outcome == CallOutcome::Answered,
         }
     }
 
@@ -133,6 +159,7 @@ impl Journey {
         match self {
             Journey::Start => {}
             Journey::Call(kind) => calls.make(kind, bridge),
+            Journey::Group(kind) => calls.make_group(kind, bridge),
             Journey::TrustedBoxes => {
                 calls.make(VictimKind::View, bridge);
                 calls.make(VictimKind::BoxReturned, bridge);
@@ -159,6 +186,20 @@ impl CaseCalls<'_> {
     pub(super) fn make(&mut self, kind: VictimKind, bridge: &Bridge<Victim>) {
         let entry = kind.call(bridge, self.ledger.number(), LARGE);
         self.entries.push(entry);
+    }
+
+    fn make_group(&mut self, kind: GroupKind, bridge: &Bridge<Victim>) {
+        // Other numbers in each case.
+        let mut random = Random(bridge.child_pid().into());
+        let mut scene = GroupScene {
+            bridge,
+            ledger: self.ledger,
+            random: &mut random,
+            most: GROUPED,
+            is_alone: true,
+            may_restart: false,
+        };
+        self.entries.extend(kind.make(&mut scene));
     }
 
     /// Brings a box from the child and returns it.

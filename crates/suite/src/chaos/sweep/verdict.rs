@@ -6,11 +6,13 @@
 
 use super::journeys::{Action, CaseCalls, HANGS, Journey, ORPHANED, SweepScene, wait_for_watcher};
 use super::resumer::Resumer;
+use crate::chaos::groups::GroupKind;
 use crate::chaos::ledger::{CallEntry, CallOutcome};
 use crate::chaos::processes::{children, eventually};
 use crate::chaos::victim::{Victim, VictimKind};
 use callgate::failpoints::Point;
 use callgate::{Bridge, StartError};
+use std::collections::BTreeSet;
 
 /// The result of one attempt at a case.
 #[derive(Default)]
@@ -30,7 +32,7 @@ pub(super) fn finish(
     keeper: Option<Resumer>,
 ) -> Result<Done, String> {
     let (mut wrong, under_way) = (Vec::new(), calls.entries.len());
-    let mut told = calls.entries.iter().map(|entry| entry.outcome.words()).collect::<Vec<_>>().join(" + ");
+    let mut told = in_few_words(&calls.entries, journey);
     match &started {
         Ok(bridge) => {
             wrong.extend(call_twice_more(bridge, &mut calls, (came, action, journey)));
@@ -45,7 +47,8 @@ pub(super) fn finish(
         !matches!(
             entry.outcome,
             CallOutcome::Answered | CallOutcome::NotStarted | CallOutcome::Started | CallOutcome::Unsent
-        )
+        ) && !journey.expects(entry.outcome)
+            && !(journey == Journey::Group(GroupKind::OneWay) && entry.outcome == CallOutcome::Sent)
     };
     wrong.extend(calls.entries.iter().filter(odd).map(|entry| format!("{}: {entry:?}", entry.what)));
     let first = calls.entries[..under_way].first();
@@ -64,6 +67,15 @@ pub(super) fn finish(
     Ok(Done { came, told, wrong, orphan_ms: 0.0 })
 }
 
+/// The outcomes of the calls of a journey: each once, if there are many.
+fn in_few_words(entries: &[CallEntry], journey: Journey) -> String {
+    let words = entries.iter().map(|entry| entry.outcome.words());
+    if let Journey::Group(_) = journey {
+        return words.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+    }
+    words.collect::<Vec<_>>().join(" + ")
+}
+
 /// Makes two more calls on a bridge that has started. Returns what is wrong with their outcomes.
 fn call_twice_more(
     bridge: &Bridge<Victim>,
@@ -74,7 +86,7 @@ fn call_twice_more(
     if action == Action::StopAndContinueChild && !ends(journey) {
         // The stopped child is running again, or will be soon.
         (0..2).for_each(|_| calls.make(VictimKind::Small, bridge));
-        let odd = calls.entries.iter().filter(|entry| entry.outcome != CallOutcome::Answered);
+        let odd = calls.entries.iter().filter(|entry| !journey.expects(entry.outcome));
         odd.map(|entry| format!("{} was {}, though the child went on", entry.what, entry.outcome.words())).collect()
     } else if came && (ends(journey) || eventually(HANGS / 2, || !bridge.is_alive())) {
         (0..2).for_each(|_| calls.make(VictimKind::Small, bridge));
