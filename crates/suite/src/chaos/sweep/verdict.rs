@@ -44,11 +44,12 @@ pub(super) fn finish(
         Err(error) => wrong.push(format!("the start failed: {error}")),
     }
     let odd = |entry: &&CallEntry| {
-        !matches!(
+        let is_usual = matches!(
             entry.outcome,
             CallOutcome::Answered | CallOutcome::NotStarted | CallOutcome::Started | CallOutcome::Unsent
-        ) && !journey.expects(entry.outcome)
-            && !(journey == Journey::Group(GroupKind::OneWay) && entry.outcome == CallOutcome::Sent)
+        );
+        let is_sent = journey == Journey::Group(GroupKind::OneWay) && entry.outcome == CallOutcome::Sent;
+        !(is_usual || is_sent || journey.expects(entry.outcome))
     };
     wrong.extend(calls.entries.iter().filter(odd).map(|entry| format!("{}: {entry:?}", entry.what)));
     let first = calls.entries[..under_way].first();
