@@ -1,6 +1,7 @@
 //! Who is let in, and who is not.
 
 use super::*;
+use crate::auth::VERSION;
 
 #[test]
 fn clients_join_and_know_the_hub() {
@@ -46,7 +47,7 @@ fn answer(socket: &OwnedFd, challenge: &[u8]) -> Vec<u8> {
 fn answer_of(ends: &[u8], challenge: &[u8]) -> Vec<u8> {
     let (role, own) = (1u32.to_le_bytes(), [7; 32]);
     let mac = secret().authenticate(&[b"callgate manager 2: client", &role, &challenge[16..], &own, ends]);
-    [&2u32.to_le_bytes()[..], &role, &own, ends, &mac].concat()
+    [&VERSION.to_le_bytes()[..], &role, &own, ends, &mac].concat()
 }
 
 /// Of a connection of this process to its own hub.
@@ -143,7 +144,7 @@ fn nothing_that_was_said_before_lets_anybody_in() {
         assert!(is_closed(socket));
         // What the hub itself said: its code in the place of a client's, for its nonce in the place of a client's.
         let (reflected, _) = said(&|socket, challenge| {
-            let (version, role) = (2u32.to_le_bytes(), 1u32.to_le_bytes());
+            let (version, role) = (VERSION.to_le_bytes(), 1u32.to_le_bytes());
             [&version[..], &role, &challenge[16..], &ends(socket), &welcome[8..]].concat()
         });
         assert_eq!(reflected, refused);
@@ -267,7 +268,7 @@ fn a_client_is_not_taken_in_by_who_has_not_the_key() {
             let is_right = match case {
                 "reflects" | "another key" => matches!(error, ManagerError::WrongKey { .. }),
                 "closes" => matches!(error, ManagerError::Closed { .. }),
-                "other version" => matches!(error, ManagerError::Version { ours: 2, theirs: 9, .. }),
+                "other version" => matches!(error, ManagerError::Version { ours: VERSION, theirs: 9, .. }),
                 "refuses" => matches!(error, ManagerError::TooMany { .. }),
                 _ => matches!(error, ManagerError::NotAHub { .. }),
             };
