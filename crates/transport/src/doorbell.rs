@@ -252,8 +252,8 @@ pub fn listen(bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
 
 #[inline]
 fn arm_as(state: u32, bell: &BellLine, ready: impl FnOnce() -> bool) -> bool {
-    // W1.
-    bell.parked.word().store(state, Relaxed);
+    // W1. A swap, so that it is ordered after that of a notifier who found LISTENED: a plain store is so, too, but loom does not know it.
+    bell.parked.word().swap(state, Relaxed);
     // W2: orders `parked` before the look at the commit word. Pairs with N2 in `notify`.
     fence(SeqCst);
     // W3.
