@@ -242,9 +242,6 @@ pub struct WorkerLanes {
     obeys: bool,
 }
 
-#[cfg(test)]
-mod no_memory;
-
 #[cfg(all(test, not(loom)))]
 mod tests;
 

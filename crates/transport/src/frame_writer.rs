@@ -408,48 +408,16 @@ fn fetch_lines(start: NonNull<u8>, len: usize) {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::arena::{Allocation, Source};
     use crate::backing::heap::Heap;
-    use crate::commit::{BlockRef, Kind, Place};
+    use crate::commit::{Kind, Place};
     use crate::decoder::{Decoder, Transfer};
-    use crate::doorbell::Deadline;
     use crate::encode::write_frame;
-    use crate::error::NoMemory;
     use crate::layout::Geometry;
     use crate::loans::Attachments;
-    use crate::memory_pool::{AllocContext, BlockSize, MemoryPool, PoolHandle, TimeLimit};
+    use crate::no_memory::no_memory;
     use crate::reply::UntrustedReply;
     use crate::ring::{Consumer, Producer};
-    use crate::segment::{Block, Segment};
-
-    /// Memory for frames that fit their slots.
-    struct NoPool;
-
-    impl PoolHandle for NoPool {
-        fn with(&self, _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
-            unreachable!("the frame fits its slot");
-        }
-
-        fn find(&self, _: BlockSize, _: Deadline) -> Result<Allocation, NoMemory> {
-            unreachable!("the frame fits its slot");
-        }
-
-        fn peer_block(&self, _: BlockRef) -> Option<Block> {
-            None
-        }
-
-        fn trusts_peer(&self) -> bool {
-            false
-        }
-
-        fn is_trusted_by_peer(&self) -> bool {
-            false
-        }
-
-        fn is_in_fork(&self) -> bool {
-            false
-        }
-    }
+    use crate::segment::Segment;
 
     /// A ring of slots of so many lines.
     fn ring(slot_lines: u32) -> (Producer, Consumer, usize) {
@@ -464,8 +432,7 @@ mod tests {
         value: &R,
         (producer, consumer, _): &mut (Producer, Consumer, usize),
     ) {
-        let alloc = AllocContext { pool: &NoPool, limit: TimeLimit::NONE, wait: None };
-        let len = write_frame(value, producer, &alloc, &mut Attachments::default(), None).unwrap();
+        let len = write_frame(value, producer, no_memory(), &mut Attachments::default(), None).unwrap();
         producer.publish(Kind::Call, 0, Place::Slot(len));
         let frame = consumer.take().unwrap().expect("a frame");
         assert_eq!(R::from_slot(frame.line, frame.payload, Decoder::of_child()).as_ref(), Ok(value));

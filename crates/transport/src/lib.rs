@@ -34,6 +34,8 @@ pub mod archive;
 pub mod arena;
 pub mod loans;
 pub mod memory_pool;
+#[cfg(any(test, feature = "testkit"))]
+pub mod no_memory;
 pub mod stage;
 pub mod ring;
 pub mod moved_reply;

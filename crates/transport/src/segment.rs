@@ -120,30 +120,27 @@ impl Slots {
     /// One slot in private memory with room for `capacity` bytes, as slots of a segment have.
     pub fn private(capacity: usize) -> Self {
         let lines = (capacity + PAYLOAD_OFFSET).div_ceil(LINE).max(1);
-        let line = || SlotLine {
-            commit: AtomicU64::new(0),
-            call: AtomicU64::new(0),
-            inline: std::array::from_fn(|_| AtomicU64::new(0)),
-        };
-        let lines: Arc<[SlotLine]> = (0..lines).map(|_| line()).collect();
-        // From the whole slice: a pointer made from a reference to the first line could not reach the others.
-        let first = NonNull::from(&*lines).cast();
-        Self { first, stride: lines.len() * LINE, mask: 0, _owner: Arc::new(lines) }
+        Self::in_private(lines, lines * LINE, 0)
     }
 
     /// `count` slots of one line each on the heap, for tests and models. `count` must be a power of two.
     #[cfg(any(test, feature = "testkit"))]
     pub fn on_heap(count: usize) -> Self {
         assert!(count.is_power_of_two());
-        let line = || SlotLine {
+        Self::in_private(count, size_of::<SlotLine>(), count as u64 - 1)
+    }
+
+    /// Slots on the heap, which have `lines` lines in all.
+    fn in_private(lines: usize, stride: usize, mask: u64) -> Self {
+        let line = |_| SlotLine {
             commit: AtomicU64::new(0),
             call: AtomicU64::new(0),
             inline: std::array::from_fn(|_| AtomicU64::new(0)),
         };
-        let lines: Arc<[SlotLine]> = (0..count).map(|_| line()).collect();
+        let lines: Arc<[SlotLine]> = (0..lines).map(line).collect();
         // From the whole slice: a pointer made from a reference to the first line could not reach the others.
         let first = NonNull::from(&*lines).cast();
-        Self { first, stride: size_of::<SlotLine>(), mask: count as u64 - 1, _owner: Arc::new(lines) }
+        Self { first, stride, mask, _owner: Arc::new(lines) }
     }
 
     /// The number of slots in the ring.

@@ -99,7 +99,7 @@ impl Caller {
     }
 
     /// Takes the replies that are there: gives them to their calls, and drops those that nobody wants any more. Never takes more replies than there are
-    /// unanswered requests. Returns true: the next reply is worth listening for.
+    /// unanswered requests. Returns whether the next reply is worth listening for.
     pub(super) fn settle_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
         while !claim.is_idle() && claim.is_answered() {
             match claim.next_call() {

@@ -56,6 +56,13 @@ pub(super) enum CallPhase<R> {
     Taken,
 }
 
+impl<R> CallPhase<R> {
+    /// Whether the outcome is known, or was.
+    pub(super) fn has_outcome(&self) -> bool {
+        matches!(self, Self::Moved(_) | Self::Done(_) | Self::Taken)
+    }
+}
+
 /// Where a call is that has no outcome yet.
 pub(super) enum CallPlace {
     Queue(u64),
@@ -124,9 +131,7 @@ impl<R: Reply> Call<R> {
     pub(super) fn sleep(&self, until: Deadline) {
         let mut state = self.state.lock();
         let earliest = self.context.deadline().earlier(until).instant();
-        while matches!(state.phase, CallPhase::New | CallPhase::Queued(_) | CallPhase::Sent { .. })
-            && state.turn.is_none()
-        {
+        while !state.phase.has_outcome() && state.turn.is_none() {
             match earliest {
                 None => self.changed.wait(&mut state),
                 Some(at) if self.changed.wait_until(&mut state, at).timed_out() => break,
@@ -136,7 +141,7 @@ impl<R: Reply> Call<R> {
     }
 
     pub(super) fn has_outcome(&self) -> bool {
-        matches!(self.state.lock().phase, CallPhase::Moved(_) | CallPhase::Done(_) | CallPhase::Taken)
+        self.state.lock().phase.has_outcome()
     }
 }
 

@@ -84,7 +84,7 @@ impl Caller {
     /// The outcome of a call, if it is there.
     fn outcome_of<R: Reply>(&self, call: &Call<R>) -> Option<Result<R, CallError>> {
         let mut state = call.state.lock();
-        if !matches!(state.phase, CallPhase::Moved(_) | CallPhase::Done(_) | CallPhase::Taken) {
+        if !state.phase.has_outcome() {
             return None;
         }
         let (phase, timer) = (mem::replace(&mut state.phase, CallPhase::Taken), state.timer.take());
@@ -161,9 +161,6 @@ impl Caller {
             return Some(outcome);
         }
         let outcome = loop {
-            if let Some(outcome) = self.outcome_of(call) {
-                break Some(outcome);
-            }
             if context.deadline().has_passed() {
                 break Some(self.last_look(call).unwrap_or_else(|| self.expire(call)));
             }
@@ -171,15 +168,16 @@ impl Caller {
                 break None;
             }
             let at = call.await_change();
-            if let CallPlace::Lane(lane, position) = at
-                && let Some(mut claim) = self.lanes[lane as usize].gate.want(self)
-            {
+            if let Some((mut claim, position)) = self.claim_of(at) {
                 // It has the turn that it may have been given.
                 call.state.lock().turn = None;
                 self.watch(call, position, &mut claim, until);
                 claim.owe();
             } else {
                 call.sleep(until);
+            }
+            if let Some(outcome) = self.outcome_of(call) {
+                break Some(outcome);
             }
         };
         let turn = {
@@ -227,9 +225,7 @@ impl Caller {
     #[cold]
     fn last_look<R: Reply>(&self, call: &Arc<Call<R>>) -> Option<Result<R, CallError>> {
         let at = Call::at(&call.state.lock());
-        if let CallPlace::Lane(lane, _) = at
-            && let Some(mut claim) = self.lanes[lane as usize].gate.want(self)
-        {
+        if let Some((mut claim, _)) = self.claim_of(at) {
             self.settle_ready(&mut claim);
             claim.owe();
         }
@@ -248,7 +244,8 @@ impl Caller {
             return self.outcome_of(call).unwrap_or_else(|| Err(self.late(context)));
         }
         state.is_abandoned = true;
-        let timer = (state.timer.take(), mem::replace(&mut state.phase, CallPhase::Taken)).0;
+        state.phase = CallPhase::Taken;
+        let timer = state.timer.take();
         drop(state);
         self.timers.cancel(timer);
         Err(match self.withdraw_at(at, context, Exactness::Known) {

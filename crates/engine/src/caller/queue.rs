@@ -54,11 +54,6 @@ pub(super) struct QueuedRequest {
 }
 
 impl QueuedRequest {
-    /// Whether it may go to this lane, and there is room.
-    fn fits(&self, lane: u32, credit: u64) -> bool {
-        self.slots() <= credit && self.lane.is_none_or(|only| only == lane)
-    }
-
     /// How many requests it takes.
     fn slots(&self) -> u64 {
         1 + u64::from(self.bind.is_some())
@@ -94,7 +89,7 @@ impl Queue {
     fn pop(&self, lane: u32, credit: u64) -> Option<QueuedRequest> {
         let mut waiting = self.waiting.lock();
         let mut for_lane = waiting.requests.iter().filter(|(_, request)| request.lane.is_none_or(|only| only == lane));
-        let number = for_lane.next().filter(|(_, request)| request.fits(lane, credit)).map(|(number, _)| *number)?;
+        let number = for_lane.next().filter(|(_, request)| request.slots() <= credit).map(|(number, _)| *number)?;
         self.remove_from(&mut waiting, number)
     }
 

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use super::no_memory::no_memory;
 use super::{CalleeLane, CallerBell, CallerLane, ReplyWriter, Withdrawal, WorkerBell, WorkerLanes};
 use callgate_os::futex::Futex;
 use callgate_os::sync::{AtomicU32, AtomicU64};
@@ -11,6 +10,7 @@ use callgate_transport::doorbell::{Deadline, Pace, Wait, Waiter};
 use callgate_transport::error::Started;
 use callgate_transport::layout::{AWAKE, BellLine, CalleeLine, CallerLine, WorkerLine};
 use callgate_transport::loans::Attachments;
+use callgate_transport::no_memory::no_memory;
 use callgate_transport::ring::{Consumer, Producer, Seen, Withdrawer};
 use callgate_transport::segment::{Deadlines, Placed, Slots};
 use callgate_transport::wake::{FutexSleeper, Sleeper};

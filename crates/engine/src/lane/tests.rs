@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use super::no_memory::no_memory;
 use super::{CalleeLane, CallerLane, ReplyWriter, WorkerLanes};
 use crate::peer_status::PeerStatus;
 use callgate_os::poll::{PollSet, readable};
@@ -12,6 +11,7 @@ use callgate_transport::commit::{Kind, Place};
 use callgate_transport::doorbell::{Deadline, Wait, Waited};
 use callgate_transport::error::Started;
 use callgate_transport::layout::Geometry;
+use callgate_transport::no_memory::no_memory;
 use callgate_transport::ring::{Consumer, Producer};
 use callgate_transport::segment::Segment;
 use callgate_transport::wake::{Bells, Count, ParentBells, Signal};

@@ -1,13 +1,13 @@
-//! Memory for the tests of lanes, whose frames all fit a slot: there is none.
+//! Memory for tests whose frames all fit a slot: there is none.
 
 #![forbid(unsafe_code)]
 
-use callgate_transport::arena::{Allocation, Source};
-use callgate_transport::commit::BlockRef;
-use callgate_transport::doorbell::Deadline;
-use callgate_transport::error::NoMemory;
-use callgate_transport::memory_pool::{AllocContext, BlockSize, MemoryPool, PoolHandle, TimeLimit};
-use callgate_transport::segment::Block;
+use crate::arena::{Allocation, Source};
+use crate::commit::BlockRef;
+use crate::doorbell::Deadline;
+use crate::error::NoMemory;
+use crate::memory_pool::{AllocContext, BlockSize, MemoryPool, PoolHandle, TimeLimit};
+use crate::segment::Block;
 
 /// Memory for frames that fit any slot.
 pub fn no_memory() -> &'static AllocContext<'static> {
@@ -18,11 +18,11 @@ struct NoPool;
 
 impl PoolHandle for NoPool {
     fn with(&self, _: &mut dyn FnMut(&mut MemoryPool, &mut dyn Source)) {
-        unreachable!("an empty frame needs no memory");
+        unreachable!("the frame fits its slot");
     }
 
     fn find(&self, _: BlockSize, _: Deadline) -> Result<Allocation, NoMemory> {
-        unreachable!("an empty frame fits any slot");
+        unreachable!("the frame fits its slot");
     }
 
     fn peer_block(&self, _: BlockRef) -> Option<Block> {
