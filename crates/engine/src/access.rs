@@ -14,22 +14,108 @@ pub(crate) const NO_SERVICE: &str = "the child has no service";
 
 /// How a method reaches the service that it is called on.
 pub trait Access<T> {
-    /// Runs a method with `&self`, or one without a receiver.
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R;
+    /// Runs a method with `&self`.
+    ///
+    /// # Errors
+    ///
+    /// If the service is in use in a way that would last for ever.
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, InUse>;
 
     /// Runs a method with `&mut self`.
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R;
+    ///
+    /// # Errors
+    ///
+    /// As [`shared`](Self::shared).
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, InUse>;
+
+    /// Runs a function without a receiver.
+    fn function<R>(self, function: impl FnOnce() -> R) -> R;
 }
+
+/// Why the service cannot be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InUse(pub &'static str);
 
 impl<T> Access<T> for &mut T {
     #[inline(always)]
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
-        method(self)
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, InUse> {
+        Ok(method(self))
     }
 
     #[inline(always)]
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
-        method(self)
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, InUse> {
+        Ok(method(self))
+    }
+
+    #[inline(always)]
+    fn function<R>(self, function: impl FnOnce() -> R) -> R {
+        function()
+    }
+}
+
+/// The service within a method that calls back, for calls that come from the callback: what the method itself has of it.
+pub struct Lent<'a, T>(pub Option<&'a T>);
+
+const EXCLUSIVE: InUse =
+    InUse("a callback calls a method with `&mut self`, but the method that called back has the service meanwhile");
+const HELD: InUse =
+    InUse("a callback calls a method of the service, but the method that called back has `&mut self` meanwhile");
+
+impl<T> Clone for Lent<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Lent<'_, T> {}
+
+impl<T> Access<T> for Lent<'_, T> {
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, InUse> {
+        self.0.map(method).ok_or(HELD)
+    }
+
+    fn exclusive<R>(self, _: impl FnOnce(&mut T) -> R) -> Result<R, InUse> {
+        Err(if self.0.is_some() { EXCLUSIVE } else { HELD })
+    }
+
+    fn function<R>(self, function: impl FnOnce() -> R) -> R {
+        function()
+    }
+}
+
+/// The service as the dispatch function of a trait gets it, which is the same for every way.
+pub enum AnyAccess<'a, T> {
+    Alone(&'a mut T),
+    Parallel(&'a SharedService<T>),
+    Lent(Lent<'a, T>),
+}
+
+impl<T> Access<T> for AnyAccess<'_, T> {
+    #[inline(always)]
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, InUse> {
+        match self {
+            Self::Alone(service) => service.shared(method),
+            Self::Parallel(service) => service.shared(method),
+            Self::Lent(service) => service.shared(method),
+        }
+    }
+
+    #[inline(always)]
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, InUse> {
+        match self {
+            Self::Alone(service) => service.exclusive(method),
+            Self::Parallel(service) => service.exclusive(method),
+            Self::Lent(service) => service.exclusive(method),
+        }
+    }
+
+    #[inline(always)]
+    fn function<R>(self, function: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Alone(service) => Access::<T>::function(service, function),
+            Self::Parallel(service) => service.function(function),
+            Self::Lent(service) => service.function(function),
+        }
     }
 }
 
@@ -74,17 +160,25 @@ impl<T> SharedService<T> {
 
 impl<T> Access<T> for &SharedService<T> {
     #[inline]
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, InUse> {
         match &*self.read() {
-            Some(service) => method(service),
+            Some(service) => Ok(method(service)),
             None => absent(),
         }
     }
 
     #[inline]
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, InUse> {
         match &mut *self.write() {
-            Some(service) => method(service),
+            Some(service) => Ok(method(service)),
+            None => absent(),
+        }
+    }
+
+    /// Like a method with `&self`: it needs the service to be there.
+    fn function<R>(self, function: impl FnOnce() -> R) -> R {
+        match &*self.read() {
+            Some(_) => function(),
             None => absent(),
         }
     }

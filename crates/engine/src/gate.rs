@@ -10,10 +10,12 @@
 //! L2 and M1 change the same word. If L2 comes first, M1 reads WANTED, and M2 finds the note. If M1 comes first, L2 finds the lane free. What is noted
 //! is thus done by the one or by the other. A holder that waits for a reply also looks at the word meanwhile.
 //!
+//! A holder whose thread runs the user's code in between lends the value: nobody else can claim it, and the same thread gets it back where it asks next.
+//!
 //! Never sleeps.
 
-use callgate_os::sync::AtomicU32;
-use callgate_os::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use callgate_os::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use callgate_os::sync::{AtomicU32, AtomicU64};
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -26,6 +28,8 @@ const WANTED: u32 = 2;
 /// A value that one thread at a time has.
 pub struct Gate<T> {
     word: AtomicU32,
+    /// The thread that may have the value again, by [`here`]; 0 = none. Written and read to effect by that thread only.
+    lent_to: AtomicU64,
     value: UnsafeCell<T>,
 }
 
@@ -42,14 +46,43 @@ pub trait Attendant<T> {
 pub struct GateGuard<'a, T, A: Attendant<T>> {
     gate: &'a Gate<T>,
     attendant: &'a A,
-    owes: bool,
+    duty: u8,
     /// It is shared between threads only if the value may be.
     value: PhantomData<&'a mut T>,
 }
 
+/// What a holder does when it leaves, beside what others want: nothing, ..
+const NOTHING: u8 = 0;
+/// .. have the attendant look, ..
+const ATTEND: u8 = 1;
+/// .. or lend the value to its own thread again.
+const LEND: u8 = 2;
+
+/// A number for this thread that no other has while it lives.
+fn here() -> u64 {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here).addr() as u64)
+}
+
 impl<T> Gate<T> {
     pub fn new(value: T) -> Self {
-        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Self { word: AtomicU32::new(FREE), lent_to: AtomicU64::new(0), value: UnsafeCell::new(value) }
+    }
+
+    /// Whether the value is [lent](GateGuard::lend) to this thread.
+    pub fn is_lent_here(&self) -> bool {
+        // Relaxed: only this thread writes its own number, and takes it away.
+        self.lent_to.load(Relaxed) == here()
+    }
+
+    /// The value, if it is [lent](GateGuard::lend) to this thread: lent again when the guard is dropped, unless it is [kept](GateGuard::keep).
+    pub fn borrow<'a, A: Attendant<T>>(&'a self, attendant: &'a A) -> Option<GateGuard<'a, T, A>> {
+        let is_lent = self.is_lent_here();
+        if is_lent {
+            // Relaxed: as above.
+            self.lent_to.store(0, Relaxed);
+        }
+        is_lent.then(|| GateGuard { gate: self, attendant, duty: LEND, value: PhantomData })
     }
 
     /// The value, if nobody has it.
@@ -58,7 +91,7 @@ impl<T> Gate<T> {
         // Acquire: pairs with the Release in `unlock`.
         let claimed = self.word.compare_exchange(FREE, HELD, Acquire, Relaxed).is_ok();
         // Made only if it is true: to drop one is to leave.
-        claimed.then(|| GateGuard { gate: self, attendant, owes: false, value: PhantomData })
+        claimed.then(|| GateGuard { gate: self, attendant, duty: NOTHING, value: PhantomData })
     }
 
     /// The value if nobody has it; otherwise has the holder do what is noted.
@@ -68,7 +101,7 @@ impl<T> Gate<T> {
             let next = if word == FREE { HELD } else { WANTED };
             // L2. A write even if nothing changes: otherwise a holder could have looked before.
             match self.word.compare_exchange(word, next, AcqRel, Relaxed) {
-                Ok(FREE) => return Some(GateGuard { gate: self, attendant, owes: false, value: PhantomData }),
+                Ok(FREE) => return Some(GateGuard { gate: self, attendant, duty: NOTHING, value: PhantomData }),
                 Ok(_) => return None,
                 Err(now) => word = now,
             }
@@ -86,7 +119,44 @@ impl<T> Gate<T> {
 impl<T, A: Attendant<T>> GateGuard<'_, T, A> {
     /// Has the attendant look when this is dropped.
     pub fn owe(&mut self) {
-        self.owes = true;
+        self.duty |= ATTEND;
+    }
+
+    /// Whether the value is only borrowed, and lent again when this is dropped.
+    pub fn is_borrowed(&self) -> bool {
+        self.duty & LEND != 0
+    }
+
+    /// Leaves the value to this thread alone: it [borrows](Gate::borrow) it where it needs it next, and nobody else can claim it.
+    pub fn lend(self) {
+        if self.duty & ATTEND != 0 {
+            // What this holder owes, the last one finds. Release: as in `want`.
+            let _ = self.gate.word.compare_exchange(HELD, WANTED, Release, Relaxed);
+        }
+        // Relaxed: read to effect by this thread only.
+        self.gate.lent_to.store(here(), Relaxed);
+        std::mem::forget(self);
+    }
+
+    /// Holds what was borrowed for good: to drop this is to leave. Has the attendant look then.
+    pub fn keep(&mut self) {
+        self.duty = ATTEND;
+    }
+
+    /// Leaves with a duty.
+    #[cold]
+    fn leave_slow(&mut self) {
+        if self.is_borrowed() {
+            return GateGuard {
+                gate: self.gate,
+                attendant: self.attendant,
+                duty: self.duty & ATTEND,
+                value: PhantomData,
+            }
+            .lend();
+        }
+        self.gate.unlock();
+        self.attendant.attend(self.gate);
     }
 
     /// Whether something has been noted since the value was claimed, or since [`clear_want`](Self::clear_want).
@@ -115,7 +185,9 @@ impl<T, A: Attendant<T>> Drop for GateGuard<'_, T, A> {
     #[inline(always)]
     fn drop(&mut self) {
         // M2.
-        if self.gate.unlock() || self.owes {
+        if self.duty != NOTHING {
+            self.leave_slow();
+        } else if self.gate.unlock() {
             self.attendant.attend(self.gate);
         }
     }

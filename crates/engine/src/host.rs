@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-use crate::access::{NO_SERVICE, SharedService};
-use crate::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, ParallelDispatch, Service};
+use crate::access::{AnyAccess, Lent, NO_SERVICE, SharedService};
+use crate::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, Service};
 use crate::trusted::TrustedParent;
 use callgate_transport::commit::Kind;
 use callgate_transport::failpoints::{self, Step};
@@ -30,16 +30,15 @@ pub trait Host {
 
 /// The service of a child with one worker.
 pub struct Alone<T> {
-    parent: TrustedParent,
     service: Option<T>,
-    interfaces: Interfaces<Dispatch<T>>,
+    interfaces: Interfaces<T>,
     /// Whether the request to stop has come once.
     is_ending: bool,
 }
 
 impl<T: Service> Alone<T> {
     pub fn new(parent: TrustedParent) -> Self {
-        Self { parent, service: None, interfaces: Interfaces::new(), is_ending: false }
+        Self { service: None, interfaces: Interfaces::new(parent), is_ending: false }
     }
 
     /// The host of a service built by a test.
@@ -54,21 +53,16 @@ impl<T: Service> Host for Alone<T> {
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         // Before the other kinds, which take a jump through a table.
         if let (Kind::Call, Some(service)) = (kind, &mut self.service) {
-            let incoming = Incoming(exchange);
+            let incoming = Incoming { exchange, traits: &self.interfaces };
             return match incoming.interface() {
                 0 => T::dispatch(service, incoming),
-                number => match self.interfaces.get(number) {
-                    Some(dispatch) => dispatch(service, incoming),
-                    None => incoming.unknown(),
-                },
+                number => self.interfaces.dispatch(number, AnyAccess::Alone(service), incoming),
             };
         }
         match (kind, &mut self.service) {
             (Kind::Flush, _) => exchange.reply(Kind::Flush, &()),
-            (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
-            (Kind::Bind, _) => self
-                .interfaces
-                .bind(exchange, |offset, key| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of(key))),
+            (Kind::Construct, service) => *service = T::construct(Incoming { exchange, traits: &self.interfaces }),
+            (Kind::Bind, _) => self.interfaces.bind(exchange),
             (Kind::Stop, _) if !self.is_ending => self.is_ending = true,
             (Kind::Stop, service) => stop(service.take(), exchange),
             _ => exchange.refuse(NO_SERVICE),
@@ -85,9 +79,8 @@ impl<T: Service> Host for Alone<T> {
 
 /// The service of a child with several workers, which share this.
 pub struct Parallel<T> {
-    parent: TrustedParent,
     service: SharedService<T>,
-    interfaces: Interfaces<ParallelDispatch<T>>,
+    interfaces: Interfaces<T>,
     ending: Mutex<Ending>,
     /// Notified when a worker has ended.
     ended: Condvar,
@@ -105,9 +98,8 @@ impl<T: Service> Parallel<T> {
     /// The state that this number of workers share.
     pub fn new(parent: TrustedParent, workers: u32) -> Self {
         Self {
-            parent,
             service: SharedService::new(None),
-            interfaces: Interfaces::new(),
+            interfaces: Interfaces::new(parent),
             ending: Mutex::new(Ending { has_begun: false, busy: workers - 1 }),
             ended: Condvar::new(),
         }
@@ -135,26 +127,18 @@ impl<T: Service> Host for &Parallel<T> {
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         match kind {
             Kind::Call => {
-                let incoming = Incoming(exchange);
+                let incoming = Incoming { exchange, traits: &self.interfaces };
                 match incoming.interface() {
                     0 => T::dispatch(&self.service, incoming),
-                    number => match self.interfaces.get(number) {
-                        Some(dispatch) => dispatch(&self.service, incoming),
-                        None => incoming.unknown(),
-                    },
+                    number => self.interfaces.dispatch(number, AnyAccess::Parallel(&self.service), incoming),
                 }
             }
             Kind::Flush => exchange.reply(Kind::Flush, &()),
             Kind::Construct => {
-                let service = T::construct(Incoming(exchange));
+                let service = T::construct(Incoming { exchange, traits: &self.interfaces });
                 *self.service.write() = service;
             }
-            Kind::Bind => {
-                let find = |offset, key| {
-                    self.parent.parallel_dispatch_at(offset).or_else(|| self.parent.parallel_dispatch_of(key))
-                };
-                self.interfaces.bind(exchange, find);
-            }
+            Kind::Bind => self.interfaces.bind(exchange),
             Kind::Stop if !std::mem::replace(&mut self.ending.lock().has_begun, true) => {}
             Kind::Stop => stop(self.taken_last(), exchange),
             _ => exchange.refuse(NO_SERVICE),
@@ -183,29 +167,36 @@ fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
 
 /// The dispatch functions of a service's bridged traits, each with what the parent said of it: number n is at n - 1. A number stays with one
 /// interface for good.
-struct Interfaces<D>([OnceLock<((u64, u64), D)>; MAX_INTERFACES]);
+pub(crate) struct Interfaces<T> {
+    parent: TrustedParent,
+    known: [OnceLock<((u64, u64), Dispatch<T>)>; MAX_INTERFACES],
+}
 
-impl<D: Copy> Interfaces<D> {
-    fn new() -> Self {
-        Self([const { OnceLock::new() }; MAX_INTERFACES])
+impl<T: Service> Interfaces<T> {
+    fn new(parent: TrustedParent) -> Self {
+        Self { parent, known: [const { OnceLock::new() }; MAX_INTERFACES] }
+    }
+
+    /// Runs the method of interface `number` that the call names.
+    #[inline]
+    fn dispatch(&self, number: u16, access: AnyAccess<'_, T>, incoming: Incoming<'_, '_>) {
+        match self.place(number).and_then(OnceLock::get) {
+            Some((_, dispatch)) => dispatch(access, incoming),
+            None => incoming.unknown(),
+        }
     }
 
     #[inline]
-    fn get(&self, number: u16) -> Option<D> {
-        let (_, dispatch) = self.place(number)?.get()?;
-        Some(*dispatch)
-    }
-
-    #[inline]
-    fn place(&self, number: u16) -> Option<&OnceLock<((u64, u64), D)>> {
-        self.0.get(usize::from(number).checked_sub(1)?)
+    fn place(&self, number: u16) -> Option<&OnceLock<((u64, u64), Dispatch<T>)>> {
+        self.known.get(usize::from(number).checked_sub(1)?)
     }
 
     /// Enters an interface into the table: the call word is its number, the payload the offset of its dispatch function in the parent's executable,
     /// and its number in any executable.
-    fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64, u64) -> Option<D>) {
+    fn bind(&self, exchange: &mut Exchange<'_>) {
         let said = exchange.request.read::<(u64, u64)>().map(|(args, _)| (args.0.to_native(), args.1.to_native()));
-        let found = said.ok().and_then(|said| Some((said, dispatch_at(said.0, said.1)?)));
+        let dispatch_at = |(offset, key)| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of::<T>(key));
+        let found = said.ok().and_then(|said| Some((said, dispatch_at(said)?)));
         let (Some((said, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
             return exchange.refuse("the child does not have this trait with the same methods");
         };
@@ -216,5 +207,20 @@ impl<D: Copy> Interfaces<D> {
         }
         failpoints::reach(Step::ChildBound);
         exchange.reply(Kind::Bind, &());
+    }
+
+    /// Carries out a request that comes from a callback, within the method that called back.
+    pub(crate) fn carry_out_lent(&self, service: Lent<'_, T>, kind: Kind, exchange: &mut Exchange<'_>) {
+        match kind {
+            Kind::Call => {
+                let incoming = Incoming { exchange, traits: self };
+                match incoming.interface() {
+                    0 => T::dispatch(service, incoming),
+                    number => self.dispatch(number, AnyAccess::Lent(service), incoming),
+                }
+            }
+            Kind::Bind => self.bind(exchange),
+            _ => exchange.refuse("a callback can only call methods"),
+        }
     }
 }

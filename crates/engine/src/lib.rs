@@ -27,11 +27,13 @@ pub mod link;
 
 // The service that is called.
 pub mod access;
+pub mod request_source;
 pub mod saved_args;
 pub mod service;
 pub mod bridged_traits;
 pub mod trusted;
 pub mod host;
+pub mod asker;
 
 // The callee and the caller.
 pub mod callee;

@@ -26,7 +26,7 @@ pub const APART: usize = 128;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"callgate");
 
 /// The version of this layout, and of frames and messages.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Bytes of payload in a slot's first line.
 pub const INLINE: usize = LINE - PAYLOAD_OFFSET;

@@ -54,6 +54,13 @@ impl<'a> RequestSpan<'a> {
         Self(Span::of(bytes))
     }
 
+    /// A copy of the payload, which may be read for longer.
+    pub fn to_copy(self) -> AlignedVec<ALIGN> {
+        let mut copy = AlignedVec::with_capacity(self.bytes().len());
+        copy.extend_from_slice(self.bytes());
+        copy
+    }
+
     /// Makes an `A` from the payload.
     ///
     /// # Errors

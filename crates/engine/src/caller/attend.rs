@@ -73,7 +73,7 @@ impl Caller {
             for (_, call) in &claim.pending {
                 match call.waited_by() {
                     WaitedBy::Thread => return Some((index, call.clone())),
-                    WaitedBy::Task => has_task = true,
+                    WaitedBy::Task | WaitedBy::Caller => has_task = true,
                     WaitedBy::None | WaitedBy::Abandoned => {}
                 }
             }
@@ -92,7 +92,8 @@ impl Caller {
     #[cold]
     pub(super) fn attend_while_waiting(&self, claim: &mut LaneClaim<'_>) {
         claim.clear_want();
-        if self.workers == 1 {
+        // Between the turns of a conversation comes nothing from others.
+        if self.workers == 1 && !claim.is_borrowed() {
             self.send_queued(claim);
         }
         claim.owe();
@@ -122,22 +123,23 @@ impl Caller {
     /// that one listens again.
     fn move_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
         while !claim.is_idle() && claim.is_answered() {
-            let next = claim.next_call();
-            if let Some(call) = next.filter(|call| call.waited_by() != WaitedBy::Abandoned) {
-                let Some(reply) = self.move_next(claim) else {
-                    self.leave_to_others(claim);
-                    return false;
-                };
-                claim.pending.pop_front();
-                call.hold(reply);
-                continue;
-            }
-            let is_abandoned = claim.next_call().is_some();
-            if !self.drop_ready(claim) {
-                return false;
-            }
-            if is_abandoned {
-                claim.pending.pop_front();
+            match claim.next_call() {
+                Some(call) if matches!(call.waited_by(), WaitedBy::Abandoned | WaitedBy::Caller) => {
+                    if !call.settle(self, claim) {
+                        break;
+                    }
+                    claim.pending.pop_front();
+                }
+                Some(call) => {
+                    let Some(reply) = self.move_next(claim) else {
+                        self.leave_to_others(claim);
+                        return false;
+                    };
+                    claim.pending.pop_front();
+                    call.hold(reply);
+                }
+                None if self.drop_ready(claim) => {}
+                None => return false,
             }
         }
         true

@@ -269,7 +269,7 @@ impl Caller {
 
     /// Gives the next reply to the pending call that it belongs to, or drops it.
     #[cold]
-    fn pass_next(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
+    pub(super) fn pass_next(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         match lane.next_call() {
             Some(call) if call.settle(self, lane) => drop(lane.pending.pop_front()),
             // The child has taken it back.

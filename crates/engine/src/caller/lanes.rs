@@ -91,6 +91,12 @@ impl Caller {
 
     #[inline(never)]
     fn claim_slow(&self, call: u64, context: &mut CallContext) -> Result<Option<(LaneClaim<'_>, u64)>, CallError> {
+        if let Some(lane) = self.lent_lane() {
+            return Ok(lane.gate.borrow(self).map(|claim| {
+                context.inherit(claim.deadline);
+                (claim, call)
+            }));
+        }
         let Some(at) = nest::current() else {
             if self.peer.peer_status.is_over() {
                 return Err(self.over(Started::No, context));

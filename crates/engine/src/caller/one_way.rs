@@ -49,6 +49,7 @@ impl Caller {
     ) -> Result<(), CallError> {
         let context = CallContext::new(method, timeout);
         let call = self.call_word(method, &context)?;
+        self.may_send(&context)?;
         if let Some(at) = nest::current() {
             return Err(at.too_nested(context.name(), "a one-way call waits for room, and may be waited for itself"));
         }
@@ -70,6 +71,15 @@ impl Caller {
         claim.note_one_way(position, is_silent, context.name());
         claim.give_up(&*self.pool);
         Ok(())
+    }
+
+    /// Whether a one-way call, or the wait for one, may come from here: not from a callback of a call to the same child, whose worker waits for it.
+    fn may_send(&self, context: &CallContext) -> Result<(), CallError> {
+        let why = "a callback waits for what it sends to the child that called it back: call the method instead";
+        match self.lent_lane() {
+            Some(_) => Err(CallError::TooNested { call: context.name(), depth: 1, why }),
+            None => Ok(()),
+        }
     }
 
     /// Writes a one-way request. The memory that it lacks may be that of the requests before it, which comes back with their replies.
@@ -105,6 +115,7 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&context));
         }
+        self.may_send(&context)?;
         batch::notify_begun();
         for lane in self.lanes.iter().filter(|lane| lane.has_one_way.load(Relaxed) != 0) {
             let mut claim = self.lock(lane, &context)?;

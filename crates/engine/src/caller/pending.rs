@@ -307,12 +307,17 @@ impl Caller {
             Exactness::Unknown => withdrawal.mark(position),
         };
         failpoints::reach(Step::ParentWithdrawn);
+        self.watch_overdue((lane, position), context);
+        started
+    }
+
+    /// Has a call that nobody waits for any more cost the child its life if it goes on for too long.
+    pub(super) fn watch_overdue(&self, at: (u32, u64), context: &CallContext) {
         let overdue = self.overdue.as_ref();
         // A share of no timeout is no time.
         if let Some(overdue) = overdue.filter(|overdue| context.limit.timeout.is_some() || overdue.has_fixed_grace()) {
-            overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), (lane, position), Instant::now());
+            overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), at, Instant::now());
         }
-        started
     }
 
     /// Notes a call's deadline in the frame that is about to be published.

@@ -46,6 +46,8 @@ pub(super) enum WaitedBy {
     Abandoned,
     /// A task.
     Task,
+    /// The caller itself: a method that calls back has been given up, and must be told.
+    Caller,
     /// A thread.
     Thread,
 }

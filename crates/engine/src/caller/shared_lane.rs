@@ -14,6 +14,7 @@ use callgate_transport::wake::{Bells, Sleeper};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// More than one thread.
 pub(super) const SEVERAL: u32 = u32::MAX;
@@ -56,11 +57,13 @@ impl SharedLane {
 pub struct LaneState {
     pub(super) lane: CallerLane,
     pub(super) pending: VecDeque<(u64, Arc<dyn Settle>)>,
+    /// While the lane is lent to a callback: the deadline of the call that it belongs to.
+    pub(super) deadline: Option<Instant>,
 }
 
 impl LaneState {
     pub(super) fn new(lane: CallerLane) -> Self {
-        Self { lane, pending: VecDeque::new() }
+        Self { lane, pending: VecDeque::new(), deadline: None }
     }
 
     /// Leaves the reply to the request at `position` to the next taker of replies, who drops it, if it is not taken already.
