@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::target::Target;
+use callgate_engine::caller::{Answered, Converse, Question};
 use callgate_engine::service::{Method, Mode, sealed};
 use callgate_transport::decoder::Transfer;
 use callgate_transport::error::CallError;
@@ -30,6 +31,19 @@ impl Mode for Blocking {
     #[inline]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<R, CallError> {
         self.target.call(method, args, self.timeout)
+    }
+}
+
+impl Converse for Blocking {
+    type Conversed<'c, R: Transfer> = Result<R, CallError>;
+
+    fn converse<'c, A: Request, R: Transfer, C: FnMut(Question<'_, '_>) -> Answered + 'c>(
+        &self,
+        method: &'static Method,
+        args: A,
+        mut callbacks: C,
+    ) -> Result<R, CallError> {
+        self.target.converse(method, args, self.timeout, &mut callbacks)
     }
 }
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::supervisor::{Supervisor, no_restart};
-use callgate_engine::caller::{Caller, PendingCall};
+use callgate_engine::caller::{CallContext, Callbacks, Caller, PendingCall};
 use callgate_engine::service::Method;
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::reply::Reply;
@@ -40,6 +40,22 @@ impl Target {
         match self {
             Target::Single(caller) => caller.call(method, args, timeout),
             Target::Supervised(supervisor) => supervisor.call(method, args, timeout),
+        }
+    }
+
+    /// Calls a method that calls back. `callbacks` runs on this thread meanwhile.
+    pub(super) fn converse<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<R, CallError> {
+        match self {
+            Target::Single(caller) => {
+                caller.call_conversing(&CallContext::new(method, timeout), &mut Some(args), callbacks)
+            }
+            Target::Supervised(supervisor) => supervisor.converse(method, args, timeout, callbacks),
         }
     }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::target::Target;
+use callgate_engine::caller::{Answered, Converse, Question};
 use callgate_engine::service::{Method, Mode, sealed};
 use callgate_transport::decoder::Transfer;
 use callgate_transport::error::CallError;
@@ -34,6 +35,19 @@ impl Mode for InPlace {
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<View<R>, CallError> {
         self.target.call(method, args, self.timeout).map(View)
+    }
+}
+
+impl Converse for InPlace {
+    type Conversed<'c, R: Transfer> = Result<View<R>, CallError>;
+
+    fn converse<'c, A: Request, R: Transfer, C: FnMut(Question<'_, '_>) -> Answered + 'c>(
+        &self,
+        method: &'static Method,
+        args: A,
+        mut callbacks: C,
+    ) -> Result<View<R>, CallError> {
+        self.target.converse(method, args, self.timeout, &mut callbacks).map(View)
     }
 }
 

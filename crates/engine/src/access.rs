@@ -29,7 +29,11 @@ pub trait Access<T> {
     fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, InUse>;
 
     /// Runs a function without a receiver.
-    fn function<R>(self, function: impl FnOnce() -> R) -> R;
+    ///
+    /// # Errors
+    ///
+    /// None so far: it needs no service.
+    fn function<R>(self, function: impl FnOnce() -> R) -> Result<R, InUse>;
 }
 
 /// Why the service cannot be had.
@@ -48,8 +52,8 @@ impl<T> Access<T> for &mut T {
     }
 
     #[inline(always)]
-    fn function<R>(self, function: impl FnOnce() -> R) -> R {
-        function()
+    fn function<R>(self, function: impl FnOnce() -> R) -> Result<R, InUse> {
+        Ok(function())
     }
 }
 
@@ -78,8 +82,8 @@ impl<T> Access<T> for Lent<'_, T> {
         Err(if self.0.is_some() { EXCLUSIVE } else { HELD })
     }
 
-    fn function<R>(self, function: impl FnOnce() -> R) -> R {
-        function()
+    fn function<R>(self, function: impl FnOnce() -> R) -> Result<R, InUse> {
+        Ok(function())
     }
 }
 
@@ -110,7 +114,7 @@ impl<T> Access<T> for AnyAccess<'_, T> {
     }
 
     #[inline(always)]
-    fn function<R>(self, function: impl FnOnce() -> R) -> R {
+    fn function<R>(self, function: impl FnOnce() -> R) -> Result<R, InUse> {
         match self {
             Self::Alone(service) => Access::<T>::function(service, function),
             Self::Parallel(service) => service.function(function),
@@ -176,9 +180,9 @@ impl<T> Access<T> for &SharedService<T> {
     }
 
     /// Like a method with `&self`: it needs the service to be there.
-    fn function<R>(self, function: impl FnOnce() -> R) -> R {
+    fn function<R>(self, function: impl FnOnce() -> R) -> Result<R, InUse> {
         match &*self.read() {
-            Some(_) => function(),
+            Some(_) => Ok(function()),
             None => absent(),
         }
     }

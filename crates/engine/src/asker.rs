@@ -123,6 +123,12 @@ impl Asker<'_, '_> {
         }
     }
 
+    /// What takes its items from the caller's iterator `number`.
+    pub fn items<T: Transfer>(&self, number: u16) -> impl Iterator<Item = T> {
+        // An iterator that has ended is not asked again.
+        std::iter::from_fn(move || self.ask::<_, Option<T>>(number, &())).fuse()
+    }
+
     fn unwind(&self) -> ! {
         self.is_over.set(true);
         resume_unwind(Box::new(Unwound))

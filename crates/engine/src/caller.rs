@@ -38,7 +38,7 @@ use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use callgate_transport::segment::Segment;
-pub use conversation::{Answered, Question};
+pub use conversation::{Answered, Callbacks, Converse, Question};
 use lanes::Freed;
 use parking_lot::Mutex;
 pub use pending::PendingCall;

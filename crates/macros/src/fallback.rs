@@ -19,6 +19,7 @@ pub(crate) fn block(mut block: ImplBlock) -> TokenStream {
         // The drop-in keeps the signatures as written, without requirements on their types.
         method.output = if in_trait { parse_quote!(()) } else { output(method) };
         method.arguments.clear();
+        method.callbacks.clear();
     }
     let item = &block.item;
     let stand_ins = match block.interface() {

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod callback;
 mod check;
 mod docs;
 mod expand;

@@ -8,6 +8,7 @@ use syn::{
     ReceiverKind, ReturnType, Signature, Type, Visibility, parse_quote,
 };
 
+use crate::callback::{self, Callback};
 use crate::parse::{Function, Parsed};
 use crate::types::{self, SelfType};
 
@@ -44,7 +45,10 @@ pub(crate) struct MethodModel {
     pub(crate) vis: Visibility,
     /// The signature as written; a made-up one for a field.
     pub(crate) sig: Signature,
+    /// Those that cross.
     pub(crate) arguments: Vec<Argument>,
+    /// Those that stay with the caller.
+    pub(crate) callbacks: Vec<Callback>,
     /// The return type; `()` if there is none.
     pub(crate) output: Type,
     /// The position of `idempotent`: the call may run again if the child dies in it.
@@ -242,12 +246,26 @@ impl MethodModel {
             ReturnType::Default => parse_quote!(()),
             ReturnType::Type(_, ty) => self_type.in_type(ty),
         };
-        let (shown, arguments) = (sig.ident.clone(), arguments(&sig, self_type));
-        MethodModel { kind, shown, index: 0, attrs, vis, sig, arguments, output, idempotent: None, refused: false }
+        let (shown, (arguments, callbacks)) = (sig.ident.clone(), arguments(&sig, self_type));
+        let (index, idempotent, refused) = (0, None, false);
+        MethodModel { kind, shown, index, attrs, vis, sig, arguments, callbacks, output, idempotent, refused }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {
         matches!(self.kind, MethodKind::Constructor { .. })
+    }
+
+    /// Something for each argument, in the order in which the method takes them. The functions get its number among those of its sort.
+    pub(crate) fn in_order<R>(
+        &self,
+        argument: impl Fn(usize, &Argument) -> R,
+        callback: impl Fn(usize, &Callback) -> R,
+    ) -> Vec<R> {
+        let mut all: Vec<R> = self.arguments.iter().enumerate().map(|(number, of)| argument(number, of)).collect();
+        for (number, of) in self.callbacks.iter().enumerate() {
+            all.insert(of.position, callback(number, of));
+        }
+        all
     }
 
     /// Whether the method takes `&mut self`.
@@ -318,17 +336,21 @@ fn is_self(ty: &Type, self_type: &SelfType) -> bool {
     types::is_word(ty, "Self") || spelling(ty) == spelling(&self_type.ty)
 }
 
-fn arguments(sig: &Signature, self_type: &SelfType) -> Vec<Argument> {
+fn arguments(sig: &Signature, self_type: &SelfType) -> (Vec<Argument>, Vec<Callback>) {
     let inputs = || sig.inputs.iter().filter_map(typed);
     let mut taken: Vec<Ident> = inputs().filter_map(|input| written_name(&input.pat)).collect();
-    let mut arguments = Vec::new();
+    let (mut arguments, mut callbacks) = (Vec::new(), Vec::new());
     for (position, input) in inputs().enumerate() {
         let name = plain_name(&input.pat, position, &taken);
-        let (passing, ty) = passing(&input.ty);
         taken.push(name.clone());
+        if let Some(callback) = callback::read(&input.ty) {
+            callbacks.push(callback.named(name, position, |ty| self_type.in_type(ty)));
+            continue;
+        }
+        let (passing, ty) = passing(&input.ty);
         arguments.push(Argument { name, passing, ty: self_type.in_type(ty) });
     }
-    arguments
+    (arguments, callbacks)
 }
 
 /// An argument other than `self`.
@@ -367,7 +389,7 @@ pub(crate) fn free_name(name: Ident, taken: &[Ident]) -> Ident {
     if types::is_among(&name, taken) { free_name(format_ident!("{name}_"), taken) } else { name }
 }
 
-fn passing(ty: &Type) -> (Passing, &Type) {
+pub(crate) fn passing(ty: &Type) -> (Passing, &Type) {
     let Type::Reference(reference) = types::bare(ty) else {
         return (Passing::Value, ty);
     };

@@ -12,7 +12,7 @@ use super::shared_lane::SharedLane;
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
 use crate::asker::NUMBER_SHIFT;
 use crate::nest::{self, At, CallingBack};
-use crate::service::Method;
+use crate::service::{Method, Mode};
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::Waited;
@@ -62,7 +62,28 @@ pub struct Question<'x, 'a> {
 pub struct Answered(Result<u64, CallError>);
 
 /// The callbacks of a call: runs the one that the question names.
-type Callbacks<'c> = dyn FnMut(Question<'_, '_>) -> Answered + 'c;
+pub type Callbacks<'c> = dyn FnMut(Question<'_, '_>) -> Answered + 'c;
+
+/// A way of calling in which methods may call back.
+///
+/// Implemented by callgate only.
+#[diagnostic::on_unimplemented(
+    message = "a method that calls back cannot be called in this way",
+    note = "nobody waits for a call that is sent, so nobody would run its callbacks: call it without `send()`"
+)]
+pub trait Converse: Mode {
+    /// What a method that returns `R` returns when called this way, with callbacks that borrow for `'c`.
+    type Conversed<'c, R: Transfer>;
+
+    /// Calls a method. `callbacks` answers its questions.
+    #[doc(hidden)]
+    fn converse<'c, A: Request, R: Transfer, C: FnMut(Question<'_, '_>) -> Answered + 'c>(
+        &self,
+        method: &'static Method,
+        args: A,
+        callbacks: C,
+    ) -> Self::Conversed<'c, R>;
+}
 
 impl Caller {
     /// Calls a method that calls back: `callbacks` runs on this thread, while the call waits. Leaves `args` in place, as
@@ -223,11 +244,11 @@ impl<'a> Question<'_, 'a> {
     }
 
     /// Runs the callback with the arguments in the question, and sends what it returns.
-    pub fn answer<A: Transfer, R: Request>(mut self, callback: impl FnOnce(A) -> R) -> Answered {
+    pub fn answer<A: Transfer, R: Transfer>(mut self, callback: impl FnOnce(A) -> R) -> Answered {
         Answered(self.try_answer(callback))
     }
 
-    fn try_answer<A: Transfer, R: Request>(&mut self, callback: impl FnOnce(A) -> R) -> Result<u64, CallError> {
+    fn try_answer<A: Transfer, R: Transfer>(&mut self, callback: impl FnOnce(A) -> R) -> Result<u64, CallError> {
         let args = self.read::<A>()?;
         failpoints::reach(Step::ParentAskSeen);
         match self.call_back(|| callback(args)) {
@@ -241,7 +262,7 @@ impl<'a> Question<'_, 'a> {
     }
 
     /// Sends what the callback has returned.
-    fn send<R: Request>(&mut self, value: R) -> Result<u64, CallError> {
+    fn send<R: Transfer>(&mut self, value: R) -> Result<u64, CallError> {
         let (caller, context, at) = (self.caller, self.context, self.talk.at);
         let lane = self.talk.lane();
         caller.await_idle(lane, context)?;

@@ -6,6 +6,7 @@ use syn::{
     WherePredicate,
 };
 
+use crate::callback::{self, CallbackType};
 use crate::docs::plain;
 use crate::model::{MethodKind, MethodModel};
 use crate::refusals::Refusals;
@@ -118,10 +119,43 @@ impl SignatureCheck<'_> {
         if let Some(attr) = input.attrs.iter().find(is_condition) {
             self.refuse(attr, "an argument cannot come and go: put the condition on the whole method");
         }
-        match types::bare(&input.ty) {
+        match callback::read(&input.ty) {
+            Some(callback) => self.callback(&input.ty, callback),
+            None => self.crosses(&input.ty),
+        }
+    }
+
+    fn crosses(&mut self, ty: &Type) {
+        match types::bare(ty) {
             Type::Reference(reference) => self.borrowed(reference),
             ty => self.inside(ty, TypePlace::Argument),
         }
+    }
+
+    fn callback(&mut self, ty: &Type, callback: CallbackType<'_>) {
+        if self.method.is_constructor() {
+            return self.refuse(ty, "a constructor may run again, when its caller is gone: it has no callbacks");
+        }
+        for other in &callback.others {
+            self.refuse(
+                other,
+                "a callback stays on the thread that calls the method, and only the method uses it: leave this out",
+            );
+        }
+        for param in &callback.params {
+            let archived = |ty| types::argument_of(types::bare(ty), "Archived").is_some();
+            match types::bare(param) {
+                Type::Reference(reference) if archived(&reference.elem) => {
+                    self.refuse(param, "a callback gets values: leave out the `Archived`");
+                }
+                _ => self.crosses(param),
+            }
+        }
+        if callback.params.len() > MOST_ARGUMENTS {
+            let why = format!("a callback has at most {MOST_ARGUMENTS} arguments: put some of them into a struct");
+            self.refuse(ty, why);
+        }
+        callback.output.into_iter().for_each(|ty| self.inside(ty, TypePlace::Output));
     }
 
     fn borrowed(&mut self, reference: &TypeReference) {
@@ -147,9 +181,10 @@ impl SignatureCheck<'_> {
             TypePart::Reference(reference) => self.refuse(reference, place.reference(reference)),
             TypePart::Lifetime(lifetime) => self.refuse(lifetime, place.lifetime()),
             TypePart::Pointer(ty) => self.refuse(ty, "a pointer means nothing in another process: pass the value"),
-            TypePart::Function(ty) => {
-                self.refuse(ty, "a function has no address in another process: pass what it is to do")
-            }
+            TypePart::Function(ty) => self.refuse(
+                ty,
+                "a function has no address in another process: take `&mut dyn FnMut(..)`, which calls back",
+            ),
             TypePart::Dyn(ty) => {
                 self.refuse(ty, "what is behind `dyn` is not known: use an enum or, for an error, its text")
             }

@@ -1,6 +1,7 @@
 //! Writes the code of a block that has no refusals.
 
 pub(crate) mod builders;
+mod callbacks;
 pub(crate) mod drop_in;
 pub(crate) mod generics;
 pub(crate) mod proxy;

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::generics::{self, ProxyGenerics};
-use super::request;
+use super::{callbacks, request};
 use crate::docs;
 use crate::model::{ImplBlock, MethodModel};
 
@@ -61,6 +61,18 @@ pub(crate) fn call(block: &ImplBlock, method: &MethodModel, mode: &syn::Ident) -
     let (parameters, tuple) = (request::parameters(method), request::tuple(method));
     let descriptor = request::descriptor(block, method);
     let separator = (!parameters.is_empty()).then(|| quote!(,));
+    if !method.callbacks.is_empty() {
+        let answers = callbacks::answers(method);
+        return quote! {
+            #docs
+            #vis fn #shown<'__callgate>(&self #separator #parameters) -> #mode::Conversed<'__callgate, #output>
+            where
+                #mode: ::__callgate::__codegen::Converse,
+            {
+                ::__callgate::__codegen::Converse::converse::<_, #output, _>(&self.__mode, #descriptor, #tuple, #answers)
+            }
+        };
+    }
     quote! {
         #docs
         #vis fn #shown(&self #separator #parameters) -> #mode::Out<#output> {

@@ -1,10 +1,10 @@
 //! The callee's side: a match over the table's indices.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 
 use super::generics::{self, ProxyGenerics};
-use super::{proxy, request};
+use super::{callbacks, proxy, request};
 use crate::docs::plain;
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 
@@ -120,7 +120,8 @@ fn fingerprint(block: &ImplBlock) -> TokenStream {
             MethodKind::Constructor { .. } => quote!(constructor::<#tuple>),
             _ => quote!(method::<#tuple, #output>),
         };
-        quote!(#(#cfgs)* let __of = __of.#step(#name, #signature);)
+        let callbacks = callbacks::fingerprint(method);
+        quote!(#(#cfgs)* let __of = __of.#step(#name, #signature)#callbacks;)
     });
     quote!(#(#steps)* __of)
 }
@@ -143,15 +144,24 @@ fn dispatch(block: &ImplBlock) -> TokenStream {
     let arms = block.proxied().map(|method| {
         let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
         let (parameter, body) = (request::closure_parameter(method), body(block, method));
-        quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output>(|#parameter| #body),)
+        match method.callbacks.is_empty() {
+            true => quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output>(|#parameter| #body),),
+            false => quote!(#(#cfgs)* #index => __call.converse::<#tuple, #output>(|#parameter, __talk| #body),),
+        }
     });
     quote!(match __call.index() { #(#arms)* _ => __call.unknown() })
+}
+
+/// How a method reaches the service.
+pub(crate) fn way(method: &MethodModel) -> TokenStream {
+    if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) }
 }
 
 /// The code of one method in the callee: it first makes the arguments, and then borrows the service.
 fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
     let names: Vec<_> = (0..method.arguments.len()).map(|index| format_ident!("__{index}")).collect();
+    let passed = method.in_order(|index, _| names[index].to_token_stream(), callbacks::passed);
     let run = match (&method.kind, block.interface()) {
         (MethodKind::Get(field), _) => {
             // If the field's type has no `Clone`, the error shows up where the getter was requested.
@@ -159,12 +169,15 @@ fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
             quote_spanned!(there=> ::core::clone::Clone::clone(&__service.#field))
         }
         (MethodKind::Set(field), _) => quote!(__service.#field = #(#names)*),
-        (MethodKind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#names),*)),
-        (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#names),*)),
-        _ => quote!(<#ty>::#name(#(#names),*)),
+        (MethodKind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#passed),*)),
+        (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#passed),*)),
+        _ => quote!(<#ty>::#name(#(#passed),*)),
     };
-    let service = if method.kind == MethodKind::Function { quote!(_) } else { quote!(__service) };
-    let way = if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) };
-    let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, |#service| #run));
+    let (way, run) = match (method.callbacks.is_empty(), method.kind == MethodKind::Function) {
+        (false, _) => callbacks::conversation(method, ty, run),
+        (true, true) => (quote!(function), quote!(|| #run)),
+        (true, false) => (way(method), quote!(|__service| #run)),
+    };
+    let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, #run));
     if names.is_empty() { run } else { quote!(match (#received,) { (#(#names,)*) => #run }) }
 }
