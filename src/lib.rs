@@ -97,9 +97,12 @@ pub mod error {
 
 /// Types that stand in signatures, and that a program rarely names.
 pub mod types {
-    pub use crate::bridge::{Blocking, Calling, Deferred, InPlace, OneWay};
+    pub use crate::bridge::{Blocking, Calling, Conversing, Deferred, InPlace, OneWay};
     #[doc(inline)]
-    pub use callgate_engine::service::{Mode, Service};
+    pub use callgate_engine::{
+        caller::Converse,
+        service::{Mode, Service},
+    };
     #[doc(inline)]
     pub use callgate_transport::{
         error::{CallName, Payload},

@@ -375,3 +375,125 @@ fn a_trait_with_callbacks_is_dropped_in() {
         assert_eq!((sum(&Walker { steps: 0, unwound: 0 }), sum(&walker)), (45, 45));
     });
 }
+
+// ---- awaited -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_task_runs_its_callbacks_when_it_is_polled() {
+    within(60, "a_task_runs_its_callbacks_when_it_is_polled", || {
+        let walker = walker().into_async();
+        let mut seen = Vec::new();
+        let walked = pollster::block_on(walker.walk(40, &mut |step, text| {
+            seen.push(text.len());
+            step < 35
+        }));
+        assert_eq!(walked, Ok(35));
+        assert_eq!(seen.len(), 36);
+        let text = "x".repeat(10_000);
+        let all = pollster::block_on(walker.both(&mut |_| (), &text, &mut |_, _| "y".into()));
+        assert_eq!(all.map(|all| all.len()), Ok(20_050));
+        assert_eq!(pollster::block_on(walker.sum(1..=100)), Ok(5050));
+        assert_eq!(walker.as_blocking().begin().sum(1..=100).wait(), Ok(5050));
+        assert_eq!(pollster::block_on(walker.steps()), Ok(36));
+    });
+}
+
+#[test]
+fn a_task_that_waits_for_a_slow_method_is_woken_for_its_callback() {
+    within(60, "a_task_that_waits_for_a_slow_method_is_woken_for_its_callback", || {
+        let walker = walker().into_async();
+        for pause in [0, 1, 20, 100] {
+            let mut called = false;
+            pollster::block_on(walker.late(Duration::from_millis(pause), &mut || called = true)).unwrap();
+            assert!(called);
+        }
+    });
+}
+
+#[test]
+fn a_callback_of_a_task_may_call_the_same_bridge() {
+    within(60, "a_callback_of_a_task_may_call_the_same_bridge", || {
+        let walker = walker().into_async();
+        let sum = pollster::block_on(walker.look(&|steps| {
+            let blocking = walker.as_blocking();
+            assert_eq!(blocking.steps(), Ok(0));
+            assert_eq!(pollster::block_on(walker.steps()), Ok(0));
+            assert_eq!(pollster::block_on(walker.look(&|n| n * 10)), Ok(10));
+            steps
+        }));
+        assert_eq!(sum, Ok(1));
+    });
+}
+
+#[test]
+fn a_conversation_that_is_dropped_ends_its_method() {
+    within(60, "a_conversation_that_is_dropped_ends_its_method", || {
+        let walker = walker().into_async();
+        for turns in 0..4 {
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let mut on_step = |_: u32, _: &str| {
+                std::thread::sleep(Duration::from_millis(5));
+                true
+            };
+            let mut conversation = Box::pin(walker.walk(10_000, &mut on_step));
+            for _ in 0..turns {
+                assert!(conversation.as_mut().poll(&mut context).is_pending(), "10,000 steps take 50 s");
+            }
+            drop(conversation);
+            assert_eq!(pollster::block_on(walker.steps()).map(|_| ()), Ok(()), "the worker is free");
+        }
+        let unwound = pollster::block_on(walker.unwound()).unwrap();
+        assert!(unwound <= 4);
+    });
+}
+
+#[test]
+fn more_conversations_than_lanes_take_turns() {
+    within(60, "more_conversations_than_lanes_take_turns", || {
+        let walker = Walker::bridge().workers(2).concurrent_callers(2).start().unwrap().into_async();
+        let threads: Vec<_> = (0..6u64)
+            .map(|n| {
+                let walker = walker.clone();
+                std::thread::spawn(move || {
+                    pollster::block_on(async {
+                        for round in 0..20 {
+                            let sum = walker.sum(0..n).await.unwrap();
+                            assert_eq!(sum, (0..n).sum::<u64>(), "round {round}");
+                            assert_eq!(walker.look(&|_| n).await.unwrap(), 2 * n);
+                            assert_eq!(walker.steps().await, Ok(0));
+                        }
+                    });
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+#[test]
+fn conversations_beside_thousands_of_pending_calls_lose_none() {
+    within(60, "conversations_beside_thousands_of_pending_calls_lose_none", || {
+        let walker = walker().into_async();
+        let pending: Vec<_> = (0..2000).map(|_| walker.steps()).collect();
+        let sum = pollster::block_on(walker.sum(0..50));
+        assert_eq!(sum, Ok(1225));
+        pending.into_iter().for_each(|pending| assert_eq!(pollster::block_on(pending), Ok(0)));
+    });
+}
+
+#[test]
+fn an_awaited_conversation_ends_with_its_time_its_child_and_its_panic() {
+    within(60, "an_awaited_conversation_ends_with_its_time_its_child_and_its_panic", || {
+        let walker = walker().into_async();
+        let timed = walker.with_timeout(Duration::from_millis(30));
+        let error = pollster::block_on(timed.late(Duration::from_millis(150), &mut || {})).unwrap_err();
+        assert!(matches!(error, CallError::TimedOut { started: Started::Yes, .. }), "{error}");
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            pollster::block_on(walker.walk(5, &mut |step, _| if step == 2 { panic!("at two") } else { true }))
+        }));
+        assert_eq!(*panic.unwrap_err().downcast_ref::<&str>().unwrap(), "at two");
+        assert_eq!(pollster::block_on(walker.unwound()), Ok(1));
+        let error = pollster::block_on(walker.die(&mut || {})).unwrap_err();
+        assert!(matches!(error, CallError::Died { started: Started::Yes, .. }), "{error}");
+    });
+}

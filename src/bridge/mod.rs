@@ -25,7 +25,7 @@ pub use asynchronous::AsyncBridge;
 pub use blocking::Blocking;
 pub use builder::Builder;
 pub use calling::Calling;
-pub use deferred::{Deferred, Pending};
+pub use deferred::{Conversing, Deferred, Pending};
 pub use entry::{init, init_before_main, serve, serve_parallel};
 pub use one_way::OneWay;
 pub use restart::{Death, Event, Restart};

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::supervisor::{Supervisor, no_restart};
-use callgate_engine::caller::{CallContext, Callbacks, Caller, PendingCall};
+use callgate_engine::caller::{CallContext, Callbacks, Caller, Conversing, PendingCall};
 use callgate_engine::service::Method;
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::reply::Reply;
@@ -56,6 +56,23 @@ impl Target {
                 caller.call_conversing(&CallContext::new(method, timeout), &mut Some(args), callbacks)
             }
             Target::Supervised(supervisor) => supervisor.converse(method, args, timeout, callbacks),
+        }
+    }
+
+    /// Begins a call whose method calls back, likewise.
+    pub(super) fn begin_conversing<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Conversing<R> {
+        match self {
+            Target::Single(caller) => caller.begin_conversing(method, args, timeout, callbacks),
+            Target::Supervised(supervisor) => match supervisor.now(method) {
+                Ok(child) => child.caller.begin_conversing(method, args, timeout, callbacks),
+                Err((child, error)) => child.caller.conversing_failed(method, error),
+            },
         }
     }
 

@@ -28,7 +28,7 @@ const WANTED: u32 = 2;
 /// A value that one thread at a time has.
 pub struct Gate<T> {
     word: AtomicU32,
-    /// The thread that may have the value again, by [`here`]; 0 = none. Written and read to effect by that thread only.
+    /// Who may have the value again: a thread by [`here`], or a [`Borrower`]; 0 = nobody. Written and read to effect by that one only.
     lent_to: AtomicU64,
     value: UnsafeCell<T>,
 }
@@ -64,6 +64,18 @@ fn here() -> u64 {
     HERE.with(|here| std::ptr::from_ref(here).addr() as u64)
 }
 
+/// What may have a gate's value again, whichever thread it is on. There is one of each number, so whoever has it is the only one.
+#[derive(Debug)]
+pub struct Borrower(u64);
+
+impl Borrower {
+    pub fn new() -> Self {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        // No address has the highest bit.
+        Self(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) | 1 << 63)
+    }
+}
+
 impl<T> Gate<T> {
     pub fn new(value: T) -> Self {
         Self { word: AtomicU32::new(FREE), lent_to: AtomicU64::new(0), value: UnsafeCell::new(value) }
@@ -77,12 +89,26 @@ impl<T> Gate<T> {
 
     /// The value, if it is [lent](GateGuard::lend) to this thread: lent again when the guard is dropped, unless it is [kept](GateGuard::keep).
     pub fn borrow<'a, A: Attendant<T>>(&'a self, attendant: &'a A) -> Option<GateGuard<'a, T, A>> {
-        let is_lent = self.is_lent_here();
+        self.borrow_for(here(), LEND, attendant)
+    }
+
+    /// The value, if it is lent [to this borrower](GateGuard::lend_to). Has the attendant look when the guard is dropped.
+    pub fn take_back<'a, A: Attendant<T>>(
+        &'a self,
+        borrower: &mut Borrower,
+        attendant: &'a A,
+    ) -> Option<GateGuard<'a, T, A>> {
+        self.borrow_for(borrower.0, ATTEND, attendant)
+    }
+
+    fn borrow_for<'a, A: Attendant<T>>(&'a self, who: u64, duty: u8, attendant: &'a A) -> Option<GateGuard<'a, T, A>> {
+        // Acquire: a borrower may be another thread than it was. Pairs with the Release in `lend_for`.
+        let is_lent = self.lent_to.load(Acquire) == who;
         if is_lent {
-            // Relaxed: as above.
+            // Relaxed: nobody else looks at its own number here.
             self.lent_to.store(0, Relaxed);
         }
-        is_lent.then(|| GateGuard { gate: self, attendant, duty: LEND, value: PhantomData })
+        is_lent.then(|| GateGuard { gate: self, attendant, duty, value: PhantomData })
     }
 
     /// The value, if nobody has it.
@@ -129,12 +155,21 @@ impl<T, A: Attendant<T>> GateGuard<'_, T, A> {
 
     /// Leaves the value to this thread alone: it [borrows](Gate::borrow) it where it needs it next, and nobody else can claim it.
     pub fn lend(self) {
+        self.lend_for(here());
+    }
+
+    /// Leaves the value to `borrower` alone.
+    pub fn lend_to(self, borrower: &mut Borrower) {
+        self.lend_for(borrower.0);
+    }
+
+    fn lend_for(self, who: u64) {
         if self.duty & ATTEND != 0 {
             // What this holder owes, the last one finds. Release: as in `want`.
             let _ = self.gate.word.compare_exchange(HELD, WANTED, Release, Relaxed);
         }
-        // Relaxed: read to effect by this thread only.
-        self.gate.lent_to.store(here(), Relaxed);
+        // Release: publishes the value to whoever it is lent to. Pairs with the Acquire in `borrow_for`.
+        self.gate.lent_to.store(who, Release);
         std::mem::forget(self);
     }
 

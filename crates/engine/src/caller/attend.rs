@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::{Settle, WaitedBy};
+use super::settle::{Settle, WaitedBy, Wakes};
 use super::shared_lane::{LaneState, SharedLane};
 use super::{CallContext, Caller, LaneClaim};
 use crate::gate::{Attendant, Gate};
@@ -191,7 +191,11 @@ impl Caller {
 /// The child has rung, or has ended.
 impl Reactive for Caller {
     fn react(&self) -> bool {
-        let found = |found, lane: &SharedLane| self.attend_at(&lane.gate, Caller::move_ready) || found;
+        let is_over = self.peer.peer_status.exit().is_some();
+        let found = |found, lane: &SharedLane| {
+            let has_task = lane.wake_task(is_over);
+            self.attend_at(&lane.gate, Caller::move_ready) || has_task || found
+        };
         self.lanes.iter().fold(false, found)
     }
 }
@@ -206,7 +210,7 @@ pub(super) struct Timers {
 
 #[derive(Default)]
 struct DueCalls {
-    calls: BTreeMap<(Instant, u64), Weak<dyn Settle>>,
+    calls: BTreeMap<(Instant, u64), Weak<dyn Wakes>>,
     numbered: u64,
     /// When the watcher looks.
     looks: BTreeSet<Instant>,
@@ -230,7 +234,7 @@ impl Timers {
     }
 
     /// Wakes the call's task at this time. Returns what cancels that.
-    pub fn wake_at<S: Settle + 'static>(&self, at: Instant, call: &Arc<S>) -> (Instant, u64) {
+    pub fn wake_at<S: Wakes + 'static>(&self, at: Instant, call: &Arc<S>) -> (Instant, u64) {
         let mut due = self.due.lock();
         let call: Weak<S> = Arc::downgrade(call);
         let timer = (at, due.numbered);

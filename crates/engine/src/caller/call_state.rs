@@ -12,7 +12,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::{self, Settle, WaitedBy};
+use super::settle::{self, Settle, WaitedBy, Wakes};
 use super::{CallContext, Caller, LaneClaim};
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::Deadline;
@@ -205,7 +205,9 @@ impl<R: Reply> Settle for Call<R> {
         }
         state.is_awaited
     }
+}
 
+impl<R: Reply> Wakes for Call<R> {
     fn wake(&self) {
         let waker = self.state.lock().waker.take();
         settle::wake(waker);

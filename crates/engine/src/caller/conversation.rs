@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::{Settle, WaitedBy};
+use super::settle::{Settle, WaitedBy, Wakes};
 use super::shared_lane::SharedLane;
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
 use crate::asker::NUMBER_SHIFT;
@@ -18,7 +18,6 @@ use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::Waited;
 use callgate_transport::error::{CallError, Started};
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::moved_reply::MovedReply;
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use std::any::Any;
@@ -30,19 +29,42 @@ use std::sync::Arc;
 const RESTLESS: &str = "a callback of a method that was to end";
 
 /// A call whose method calls back, while it lasts.
-struct Talk<'a> {
+pub(super) struct Talk<'a> {
     /// The lane; `None` while it is lent to a callback.
-    claim: Option<LaneClaim<'a>>,
+    pub(super) claim: Option<LaneClaim<'a>>,
+    /// The position of the last request.
+    pub(super) position: u64,
+    pub(super) state: TalkState,
+}
+
+/// What a conversation knows between its turns.
+#[derive(Default)]
+pub(super) struct TalkState {
     /// Where the call is nested, if it is.
-    at: Option<At>,
+    pub(super) at: Option<At>,
     /// Whether a callback has been asked for.
-    has_asked: bool,
+    pub(super) has_asked: bool,
     /// That of a callback.
-    panic: Option<Box<dyn Any + Send>>,
+    pub(super) panic: Option<Box<dyn Any + Send>>,
+}
+
+impl TalkState {
+    /// What the call comes to.
+    ///
+    /// # Panics
+    ///
+    /// As the callback did.
+    pub(super) fn outcome<R>(self, outcome: Result<R, CallError>) -> Result<R, CallError> {
+        match self.panic {
+            Some(panic) => resume_unwind(panic),
+            None if self.has_asked => outcome.map_err(had_started),
+            None => outcome,
+        }
+    }
 }
 
 impl<'a> Talk<'a> {
-    fn lane(&mut self) -> &mut LaneClaim<'a> {
+    pub(super) fn lane(&mut self) -> &mut LaneClaim<'a> {
         match &mut self.claim {
             Some(claim) => claim,
             None => unreachable!("a conversation has its lane again when its callback has returned"),
@@ -105,71 +127,77 @@ impl Caller {
             None => (self.claim_idle(&context)?, call),
         };
         failpoints::reach(Step::ParentLaneClaimed);
-        let mut talk = Talk { claim: Some(claim), at: nest::current(), has_asked: false, panic: None };
-        let position = self.send_kept_on(talk.lane(), Ask { kind: Kind::Call, call }, args, &context)?;
-        let outcome = self.take_turns(&mut talk, position, &context, callbacks);
+        let mut lane = claim;
+        let position = self.send_kept_on(&mut lane, Ask { kind: Kind::Call, call }, args, &context)?;
+        let state = TalkState { at: nest::current(), ..TalkState::default() };
+        let mut talk = Talk { claim: Some(lane), position, state };
+        let outcome = self.take_turns(&mut talk, &context, callbacks);
         drop(talk.claim);
-        if talk.has_asked {
+        if talk.state.has_asked {
             *args = None;
         }
-        match talk.panic {
-            Some(panic) => resume_unwind(panic),
-            None if talk.has_asked => outcome.map_err(had_started),
-            None => outcome,
-        }
+        talk.state.outcome(outcome)
     }
 
     /// Answers questions until the method's value is there.
-    fn take_turns<'a, R: Reply>(
+    pub(super) fn take_turns<'a, R: Reply>(
         &'a self,
         talk: &mut Talk<'a>,
-        mut position: u64,
         context: &CallContext,
         callbacks: &mut Callbacks<'_>,
     ) -> Result<R, CallError> {
-        while let Some(number) = self.next_question(talk.lane(), position, context)? {
-            if talk.panic.is_some() {
-                return Err(self.corrupt(RESTLESS, context));
-            }
-            talk.has_asked = true;
-            position = callbacks(Question { caller: self, talk, context, number }).0?;
-        }
-        let taken = self.take(talk.lane(), position, Kind::Call, context);
-        taken.unwrap_or_else(|| Err(self.corrupt("a reply that was taken back", context)))
-    }
-
-    /// Waits for the reply to the request at `position`. Returns the number of the callback that it asks for, with the reply not taken; `None` if it is
-    /// the method's value.
-    fn next_question(
-        &self,
-        lane: &mut LaneClaim<'_>,
-        position: u64,
-        context: &CallContext,
-    ) -> Result<Option<u64>, CallError> {
         loop {
-            match lane.take() {
-                Ok(Some((at, frame))) if at == position => {
-                    let number = (frame.call & u64::from(u16::MAX)) >> NUMBER_SHIFT;
-                    return Ok((frame.commit.kind == Kind::Ask).then_some(number));
-                }
-                Ok(Some(_)) => self.pass_next(lane, context)?,
-                Ok(None) => self.await_turn(lane, position, context)?,
-                Err(what) => return Err(self.corrupt(what, context)),
+            if let Some(outcome) = self.take_ready_turns(talk, context, callbacks) {
+                return outcome;
+            }
+            let position = talk.position;
+            match self.wait_for_turn(talk.lane(), context) {
+                Waited::Ready => {}
+                Waited::DeadlinePassed => return Err(self.forsake_late(talk.lane(), position, context)),
+                Waited::Dead => return Err(self.ended(talk.lane(), position, context)),
             }
         }
     }
 
-    /// Waits for the reply to the request at `position`, or for one before it.
-    fn await_turn(&self, lane: &mut LaneClaim<'_>, position: u64, context: &CallContext) -> Result<(), CallError> {
-        match self.wait_for_turn(lane, context) {
-            Waited::Ready => Ok(()),
-            Waited::DeadlinePassed => {
-                let error = self.give_up(lane, position, context);
-                self.forsake(lane, position, context, false);
-                Err(error)
+    /// Answers the questions that are there. Returns the method's value if that is there.
+    pub(super) fn take_ready_turns<'a, R: Reply>(
+        &'a self,
+        talk: &mut Talk<'a>,
+        context: &CallContext,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Option<Result<R, CallError>> {
+        loop {
+            let position = talk.position;
+            let lane = talk.lane();
+            let number = match lane.take() {
+                Ok(Some((at, frame))) if at == position && frame.commit.kind == Kind::Ask => {
+                    (frame.call & u64::from(u16::MAX)) >> NUMBER_SHIFT
+                }
+                Ok(Some((at, _))) if at == position => return self.take(lane, position, Kind::Call, context),
+                Ok(Some(_)) => match self.pass_next(lane, context) {
+                    Ok(()) => continue,
+                    Err(error) => return Some(Err(error)),
+                },
+                Ok(None) => return None,
+                Err(what) => return Some(Err(self.corrupt(what, context))),
+            };
+            if talk.state.panic.is_some() {
+                return Some(Err(self.corrupt(RESTLESS, context)));
             }
-            Waited::Dead => Err(self.ended(lane, position, context)),
+            talk.state.has_asked = true;
+            match callbacks(Question { caller: self, talk, context, number }).0 {
+                Ok(answered) => talk.position = answered,
+                Err(error) => return Some(Err(error)),
+            }
         }
+    }
+
+    /// Gives up the call whose last request is at `position`.
+    #[cold]
+    pub(super) fn forsake_late(&self, lane: &mut LaneClaim<'_>, position: u64, context: &CallContext) -> CallError {
+        let error = self.give_up(lane, position, context);
+        self.forsake(lane, position, context, false);
+        error
     }
 
     /// Waits for the next reply. What others want on the lane meanwhile waits: between two turns comes nothing of theirs.
@@ -186,7 +214,7 @@ impl Caller {
     }
 
     /// Waits until every call that a callback has made between two turns is answered, also one that was given up: the answer comes after them.
-    fn await_idle(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
+    pub(super) fn await_idle(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         while !lane.is_idle() {
             match lane.take() {
                 Ok(Some(_)) => self.pass_next(lane, context)?,
@@ -213,9 +241,10 @@ impl Caller {
 
     /// Leaves the reply to the request at `position`, which may be a question, to whoever has the lane next, or to the watcher. `is_ending` = the child has
     /// been told to end the method.
-    fn forsake(&self, lane: &mut LaneClaim<'_>, position: u64, context: &CallContext, is_ending: bool) {
+    pub(super) fn forsake(&self, lane: &mut LaneClaim<'_>, position: u64, context: &CallContext, is_ending: bool) {
         let forsaken = Forsaken { context: *context, is_ending };
         lane.pending.push_back((position, Arc::new(forsaken)));
+        lane.forsaken += 1;
         lane.owe();
     }
 
@@ -254,7 +283,7 @@ impl<'a> Question<'_, 'a> {
         match self.call_back(|| callback(args)) {
             Ok(Ok(value)) => self.send(value).or_else(|error| self.end_with(error)),
             Ok(Err(panic)) => {
-                self.talk.panic = Some(panic);
+                self.talk.state.panic = Some(panic);
                 self.caller.unwind(self.talk.lane(), self.context)
             }
             Err(error) => self.end_with(error),
@@ -263,7 +292,7 @@ impl<'a> Question<'_, 'a> {
 
     /// Sends what the callback has returned.
     fn send<R: Transfer>(&mut self, value: R) -> Result<u64, CallError> {
-        let (caller, context, at) = (self.caller, self.context, self.talk.at);
+        let (caller, context, at) = (self.caller, self.context, self.talk.state.at);
         let lane = self.talk.lane();
         caller.await_idle(lane, context)?;
         let call = at.map_or(0, |at| caller.nest(lane, at, 0));
@@ -326,15 +355,11 @@ struct Forsaken {
     is_ending: bool,
 }
 
+impl Wakes for Forsaken {}
+
 impl Settle for Forsaken {
     fn context(&self) -> CallContext {
         self.context
-    }
-
-    fn queued(&self, _: u64) {}
-
-    fn send(&self, _: (u32, u64), _: &mut dyn FnMut()) -> bool {
-        false
     }
 
     fn settle(&self, caller: &Caller, claim: &mut LaneClaim<'_>) -> bool {
@@ -344,6 +369,7 @@ impl Settle for Forsaken {
             return false;
         }
         let dropped = caller.drop_next(claim, &self.context).unwrap_or(true);
+        claim.forsaken -= u32::from(dropped);
         // The deadline of the call has passed, and does not matter for this.
         let context = CallContext::new(const { &Method::nameless() }, None);
         if dropped
@@ -356,17 +382,7 @@ impl Settle for Forsaken {
         dropped
     }
 
-    fn hold(&self, _: MovedReply) {}
-
-    fn fail(&self, _: CallError) {}
-
     fn waited_by(&self) -> WaitedBy {
         WaitedBy::Caller
     }
-
-    fn give_turn(&self, _: u32) -> bool {
-        false
-    }
-
-    fn wake(&self) {}
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::batch;
+use super::settle::{TaskWaker, Wakes};
 use super::shared_lane::SharedLane;
 use super::{CallContext, Caller, LANE_SLICE, LaneClaim};
 use crate::current;
@@ -16,6 +17,7 @@ use callgate_os::sync::AtomicU32;
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::error::{CallError, Started};
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One in this many lanes between two clients is reserved for calls that are not nested.
@@ -23,39 +25,54 @@ const KEPT: usize = 5;
 
 /// Where threads wait for a lane.
 pub(super) struct Freed {
+    /// How many threads and tasks wait.
     waiting: AtomicU32,
-    lock: Mutex<()>,
+    /// The tasks among them.
+    lock: Mutex<Vec<Arc<TaskWaker>>>,
     changed: Condvar,
 }
 
 impl Freed {
     pub(super) fn new() -> Self {
-        Self { waiting: AtomicU32::new(0), lock: Mutex::new(()), changed: Condvar::new() }
+        Self { waiting: AtomicU32::new(0), lock: Mutex::default(), changed: Condvar::new() }
     }
 
     /// A thread is about to want lanes, and to [wait](Self::wait) if it gets none.
-    fn enter(&self) -> MutexGuard<'_, ()> {
+    fn enter(&self) -> MutexGuard<'_, Vec<Arc<TaskWaker>>> {
         let guard = self.lock.lock();
         // Relaxed: published by the gate's word when the lanes are wanted.
         self.waiting.store(self.waiting.load(Relaxed) + 1, Relaxed);
         guard
     }
 
-    fn wait(&self, mut guard: MutexGuard<'_, ()>, until: Instant) {
+    fn wait(&self, mut guard: MutexGuard<'_, Vec<Arc<TaskWaker>>>, until: Instant) {
         self.changed.wait_until(&mut guard, until);
         self.leave(&guard);
     }
 
-    fn leave(&self, _: &MutexGuard<'_, ()>) {
+    fn leave(&self, _: &MutexGuard<'_, Vec<Arc<TaskWaker>>>) {
         self.waiting.store(self.waiting.load(Relaxed) - 1, Relaxed);
+    }
+
+    /// A task is about to want lanes, and is woken when one is left.
+    pub(super) fn enter_task(&self, task: &Arc<TaskWaker>) {
+        let mut guard = self.enter();
+        match guard.iter().any(|other| Arc::ptr_eq(other, task)) {
+            true => self.leave(&guard),
+            false => guard.push(task.clone()),
+        }
     }
 
     /// A wanted lane has been left.
     pub(super) fn notify(&self) {
         // Relaxed: the gate's word has been read since.
         if self.waiting.load(Relaxed) > 0 {
-            let _guard = self.lock.lock();
+            let mut guard = self.lock.lock();
             self.changed.notify_all();
+            let tasks = std::mem::take(&mut *guard);
+            tasks.iter().for_each(|_| self.leave(&guard));
+            drop(guard);
+            tasks.iter().for_each(|task| task.wake());
         }
     }
 }
@@ -92,10 +109,12 @@ impl Caller {
     #[inline(never)]
     fn claim_slow(&self, call: u64, context: &mut CallContext) -> Result<Option<(LaneClaim<'_>, u64)>, CallError> {
         if let Some(lane) = self.lent_lane() {
-            return Ok(lane.gate.borrow(self).map(|claim| {
-                context.inherit(claim.deadline);
-                (claim, call)
-            }));
+            let Some(mut claim) = lane.gate.borrow(self) else { return Ok(None) };
+            context.inherit(claim.deadline);
+            if claim.credit() == 0 {
+                self.await_idle(&mut claim, context)?;
+            }
+            return Ok(Some((claim, call)));
         }
         let Some(at) = nest::current() else {
             if self.peer.peer_status.is_over() {

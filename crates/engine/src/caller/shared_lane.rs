@@ -2,15 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::Settle;
+use super::settle::{Settle, TaskWaker, Wakes};
 use crate::gate::Gate;
 use crate::lane::{CallerLane, Withdrawal};
 use callgate_os::sync::Ordering::SeqCst;
 use callgate_os::sync::{AtomicU32, fence};
 use callgate_transport::doorbell;
 use callgate_transport::layout::CallerLine;
+use callgate_transport::ring::Onlooker;
 use callgate_transport::segment::{Placed, Segment};
 use callgate_transport::wake::{Bells, Sleeper};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -28,6 +30,9 @@ pub struct SharedLane {
     bell: Arc<dyn Sleeper>,
     /// Whose one-way calls have not been acknowledged here: 0 = nobody's, the number of a thread plus 1, or [`SEVERAL`]. Written by the lane's holder.
     pub(super) has_one_way: AtomicU32,
+    /// The task that waits for a reply here, of a conversation that has the lane, and the reply's position.
+    pub(super) task: Mutex<Option<(u64, Arc<TaskWaker>)>>,
+    replies: Onlooker,
     /// Not 0 while a thread of its own takes a reply here.
     pub(super) is_taken_aside: AtomicU32,
 }
@@ -40,8 +45,21 @@ impl SharedLane {
             line: segment.caller_line(index),
             bell: bells.lane(index),
             has_one_way: AtomicU32::new(0),
+            task: Mutex::new(None),
+            replies: Onlooker::new(segment.replies(index)),
             is_taken_aside: AtomicU32::new(0),
         }
+    }
+
+    /// Wakes the task that waits for a reply here, if that is there or `is_over`. Returns whether there was one.
+    pub(super) fn wake_task(&self, is_over: bool) -> bool {
+        let mut task = self.task.lock();
+        let woken = task.take_if(|(position, _)| is_over || self.replies.has_seen(*position));
+        drop(task);
+        woken.as_ref().is_some_and(|(_, waker)| {
+            waker.wake();
+            true
+        })
     }
 
     /// Wakes the holder, if it sleeps at the lane: it is wanted.
@@ -57,13 +75,20 @@ impl SharedLane {
 pub struct LaneState {
     pub(super) lane: CallerLane,
     pub(super) pending: VecDeque<(u64, Arc<dyn Settle>)>,
+    /// Conversations here that were given up and whose methods may still ask: what came behind them would look like a callback's call.
+    pub(super) forsaken: u32,
     /// While the lane is lent to a callback: the deadline of the call that it belongs to.
     pub(super) deadline: Option<Instant>,
 }
 
 impl LaneState {
     pub(super) fn new(lane: CallerLane) -> Self {
-        Self { lane, pending: VecDeque::new(), deadline: None }
+        Self { lane, pending: VecDeque::new(), forsaken: 0, deadline: None }
+    }
+
+    /// How many requests can be sent now.
+    pub(super) fn credit(&self) -> u64 {
+        if self.forsaken == 0 { self.lane.credit() } else { 0 }
     }
 
     /// Leaves the reply to the request at `position` to the next taker of replies, who drops it, if it is not taken already.

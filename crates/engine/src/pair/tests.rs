@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::{Introduction, PairEndpoint, RemoteCaller, call, geometry, geometry_of, serve};
-use crate::callee::RequestSource;
 use crate::caller::Caller;
 use crate::control::{Control, Message};
 use crate::host::Host;
+use crate::request_source::RequestSource;
 use crate::service::{Exchange, Method};
 use callgate_os::mapping::Protection;
 use callgate_os::memfd;
