@@ -326,7 +326,7 @@ impl Exchange<'_> {
         self.slot.publish(kind, mark, Place::Slot(len));
     }
 
-    #[inline(always)]
+    #[cold]
     fn publish_loaded(&mut self, kind: Kind, mark: u64) {
         let SentReply { place, call, attachments } = self.slot.sent_slow(self.alloc);
         self.turns.source.publishing(self.slot.lane(), self.slot.position(), attachments);

@@ -141,6 +141,7 @@ impl<'a> ReplySlot<'a> {
     }
 
     /// Publishes and announces what has been written, and releases the request. `carries` is [`SentReply::call`].
+    #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
         self.replies.publish(self.requests, kind, carries, place);
     }
