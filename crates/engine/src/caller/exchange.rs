@@ -314,7 +314,7 @@ impl Caller {
     pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         batch::notify_begun();
         // Others may have calls here, and may rely on this lane's bell.
-        lane.owe();
+        self.owe_others(lane);
         loop {
             self.settle_ready(lane);
             if lane.credit() > 0 {

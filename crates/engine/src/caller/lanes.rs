@@ -137,7 +137,7 @@ impl Caller {
             let Some(mut claim) = self.lanes[lane].gate.try_claim(self) else { return Ok(None) };
             self.settle_ready(&mut claim);
             self.forget_one_way(&claim);
-            claim.owe();
+            self.owe_others(&mut claim);
             return Ok((claim.credit() >= requests).then_some(claim));
         }
         let preferred = self.preferred_lane();
@@ -151,7 +151,7 @@ impl Caller {
             let Some(mut claim) = lane.gate.try_claim(self) else { continue };
             if claim.credit() < requests {
                 self.settle_ready(&mut claim);
-                claim.owe();
+                self.owe_others(&mut claim);
             }
             if claim.credit() >= requests && may_nest(&claim) {
                 return Ok(Some(claim));

@@ -56,16 +56,30 @@ impl SharedLane {
 pub struct LaneState {
     pub(super) lane: CallerLane,
     pub(super) pending: VecDeque<(u64, Arc<dyn Settle>)>,
+    /// Whether the last holder that attended found somebody who waits for a call of this lane, or for room. Whoever has begun to wait since has wanted the
+    /// lane.
+    pub(super) is_watched: bool,
 }
 
 impl LaneState {
     pub(super) fn new(lane: CallerLane) -> Self {
-        Self { lane, pending: VecDeque::new() }
+        Self { lane, pending: VecDeque::new(), is_watched: false }
     }
 
     /// Leaves the reply to the request at `position` to the next taker of replies, who drops it, if it is not taken already.
     pub(super) fn forget_call(&mut self, position: u64) {
         self.pending.retain(|(at, _)| *at != position);
+    }
+
+    /// Whether the next reply is that of the pending call at `position`.
+    #[inline(always)]
+    pub(super) fn is_next_call(&self, position: u64) -> bool {
+        self.lane.replies().position() == position && self.pending.front().is_some_and(|(at, _)| *at == position)
+    }
+
+    /// Whether the call at `position` has no outcome yet.
+    pub(super) fn has_call(&self, position: u64) -> bool {
+        self.pending.iter().any(|(at, _)| *at == position)
     }
 
     /// The call whose reply is the next one, if it is a pending call's.
