@@ -8,6 +8,7 @@ use super::batch;
 use super::call_state::{Call, CallPhase, CallPlace};
 use super::settle::Exactness;
 use super::{CallContext, Caller, LaneClaim};
+use crate::peer_status::Cause;
 use crate::service::Method;
 use callgate_os::clock;
 use callgate_transport::commit::Kind;
@@ -42,6 +43,18 @@ impl<R: Reply> PendingCall<R> {
     /// If the outcome has been taken.
     pub fn poll(&mut self, waker: Option<&Waker>) -> Option<Result<R, CallError>> {
         self.check();
+        let outcome = self.caller.poll_call(&self.call, waker);
+        self.note(outcome)
+    }
+
+    /// The same for a thread, which is woken as the bridge's calls [say](Caller::polled_by).
+    ///
+    /// # Panics
+    ///
+    /// If the outcome has been taken.
+    pub fn poll_by_thread(&mut self) -> Option<Result<R, CallError>> {
+        self.check();
+        let waker = self.caller.poller.get().and_then(|poller| poller.get());
         let outcome = self.caller.poll_call(&self.call, waker);
         self.note(outcome)
     }
@@ -125,6 +138,10 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Some(Err(self.in_fork_slow(context)));
         }
+        let looked = self.look_alone(call, waker.is_some());
+        if let Some(Some(outcome)) = looked {
+            return Some(outcome);
+        }
         if let Some(outcome) = self.outcome_of(call) {
             return Some(outcome);
         }
@@ -136,7 +153,7 @@ impl Caller {
         match self.claim_of(at) {
             Some((mut claim, position)) => {
                 self.settle_ready(&mut claim);
-                if waker.is_some() && claim.replies().position() == position {
+                if looked.is_none() && waker.is_some() && claim.replies().position() == position {
                     // Its turn is next, and a fast call never leaves its task.
                     claim.poll_briefly(&self.peer.peer_status);
                     self.settle_ready(&mut claim);
@@ -216,6 +233,47 @@ impl Caller {
         outcome
     }
 
+    /// Looks for a call's reply at its lane, if nobody has that. `polls` = looks for a while, if the reply is the next one: a fast call never leaves its
+    /// task. `None` if it has not looked.
+    #[inline]
+    fn look_alone<R: Reply>(&self, call: &Call<R>, polls: bool) -> Option<Option<Result<R, CallError>>> {
+        let (lane, position) = call.sent?;
+        if call.context.deadline().has_passed() {
+            return None;
+        }
+        batch::notify_begun();
+        let mut claim = self.lanes[lane as usize].gate.try_claim(self)?;
+        let mut outcome = self.take_next(call, position, &mut claim);
+        if outcome.is_none() && polls && claim.is_next_call(position) {
+            claim.poll_briefly(&self.peer.peer_status);
+            outcome = self.take_next(call, position, &mut claim);
+        }
+        if !self.queue.is_empty() {
+            claim.owe();
+        }
+        Some(outcome)
+    }
+
+    /// Takes the reply of a call, if it is there and no other is before it; gives those before it to their calls.
+    #[inline]
+    fn take_next<R: Reply>(
+        &self,
+        call: &Call<R>,
+        position: u64,
+        claim: &mut LaneClaim<'_>,
+    ) -> Option<Result<R, CallError>> {
+        if !claim.is_next_call(position) {
+            self.settle_before(claim, position);
+        }
+        if !claim.is_next_call(position) {
+            return None;
+        }
+        let outcome = self.take(claim, position, Kind::Call, &call.context)?;
+        claim.pending.pop_front();
+        self.cancel_timer(call);
+        Some(outcome)
+    }
+
     /// Waits for a call at its lane, if nobody has that and the call is still there: others need not know that a thread waits. `None` if it must be waited
     /// for otherwise.
     #[inline]
@@ -240,24 +298,11 @@ impl Caller {
         until: Deadline,
     ) -> Option<Result<R, CallError>> {
         loop {
-            if claim.is_next_call(position) {
-                if let Some(outcome) = self.take(claim, position, Kind::Call, &call.context) {
-                    claim.pending.pop_front();
-                    self.cancel_timer(call);
-                    return Some(outcome);
-                }
-            } else {
-                let is_sound = self.settle_before(claim, position);
-                if claim.is_next_call(position) {
-                    continue;
-                }
-                if !claim.has_call(position) {
-                    return self.outcome_of(call);
-                }
-                if !is_sound && self.peer.peer_status.is_over() {
-                    self.end_calls(claim);
-                    continue;
-                }
+            if let Some(outcome) = self.take_next(call, position, claim) {
+                return Some(outcome);
+            }
+            if !claim.has_call(position) {
+                return self.outcome_of(call);
             }
             if let Some(outcome) = self.watch_slow(call, position, claim, until)? {
                 return Some(outcome);
@@ -284,6 +329,11 @@ impl Caller {
             claim.forget_call(position);
             self.cancel_timer(call);
             return Some(Some(outcome));
+        }
+        if claim.is_answered() && matches!(self.peer.peer_status.cause(), Some(Cause::Corrupt(_))) {
+            // A reply that no healthy child writes stays where it is.
+            self.end_calls(claim);
+            return Some(None);
         }
         match self.wait_on(claim, position, context.deadline().earlier(until)) {
             Waited::Ready if claim.is_wanted() => self.attend_while_waiting(claim),

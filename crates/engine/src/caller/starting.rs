@@ -31,12 +31,60 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> PendingCall<R> {
-        let mut context = CallContext::new(method, timeout);
+        let context = CallContext::new(method, timeout);
+        // Nested calls have no lane of their own.
+        if method.interface.is_none()
+            && !self.peer.is_in_fork()
+            && let Some(claim) = self.claim_own_with_room()
+        {
+            let ask = Ask { kind: Kind::Call, call: method.word(0) };
+            let sent = self.send_begun(claim, ask, args, &context);
+            let call = sent.unwrap_or_else(|error| failed(context, error));
+            return PendingCall::new(self.clone(), call);
+        }
+        self.begin_slow(context, args)
+    }
+
+    #[inline(never)]
+    fn begin_slow<A: Request, R: Reply>(self: &Arc<Self>, mut context: CallContext, args: A) -> PendingCall<R> {
         if nest::current().is_some() {
             context.inherit(current::deadline());
         }
         let call = self.start(context, &mut Some(args), Sending::Begun);
         PendingCall::new(self.clone(), call)
+    }
+
+    /// Sends the request of a call that has just begun.
+    #[inline(always)]
+    fn send_begun<A: Request, R: Reply>(
+        &self,
+        mut claim: LaneClaim<'_>,
+        ask: Ask,
+        args: A,
+        context: &CallContext,
+    ) -> Result<Arc<Call<R>>, CallError> {
+        let len = self.write_on(&mut claim, ask.kind, &args, MayWait::No, context)?;
+        drop(args);
+        Ok(self.publish_call(&mut claim, ask, len, context))
+    }
+
+    /// Publishes the written request of a call that no thread waits in.
+    #[inline(always)]
+    fn publish_call<R: Reply>(
+        &self,
+        claim: &mut LaneClaim<'_>,
+        ask: Ask,
+        len: usize,
+        context: &CallContext,
+    ) -> Arc<Call<R>> {
+        let at = (claim.index(), claim.position());
+        self.publish_begun(claim, ask, len, context);
+        let call = Arc::new(Call::sent(*context, at));
+        claim.pending.push_back((at.1, call.clone()));
+        // Other calls must not wait for blocks that come back only when this call's owner asks for the reply.
+        claim.give_up(&*self.pool);
+        self.note_due(context, at);
+        call
     }
 
     /// A call that could not be begun.
@@ -118,14 +166,7 @@ impl Caller {
         if sending != Sending::Kept || claim.carries_boxes() {
             *args = None;
         }
-        let at = (claim.index(), claim.position());
-        self.publish_begun(&mut claim, ask, len, context);
-        let call = Arc::new(Call::sent(*context, at));
-        claim.pending.push_back((at.1, call.clone()));
-        // Other calls must not wait for blocks that come back only when this call's owner asks for the reply.
-        claim.give_up(&*self.pool);
-        self.note_due(context, at);
-        Ok(call)
+        Ok(self.publish_call(&mut claim, ask, len, context))
     }
 
     /// Encodes a request, to be sent when there is room.
