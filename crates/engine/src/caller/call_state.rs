@@ -84,14 +84,7 @@ impl<R: Reply> Call<R> {
     }
 
     fn in_phase(phase: CallPhase<R>, context: CallContext, sent: Option<(u32, u64)>) -> Self {
-        let state = CallState {
-            phase,
-            waker: None,
-            is_abandoned: false,
-            is_awaited: false,
-            turn: None,
-            timer: None,
-        };
+        let state = CallState { phase, waker: None, is_abandoned: false, is_awaited: false, turn: None, timer: None };
         Self { context, sent, state: Mutex::new(state), changed: Condvar::new() }
     }
 
