@@ -268,7 +268,10 @@ impl Caller {
         if !claim.is_next_call(position) {
             return None;
         }
-        let outcome = self.take(claim, position, Kind::Call, &call.context)?;
+        let outcome = match self.take_plain(claim, position, &call.context) {
+            Some(outcome) => outcome,
+            None => self.take(claim, position, Kind::Call, &call.context)?,
+        };
         claim.pending.pop_front();
         self.cancel_timer(call);
         Some(outcome)

@@ -80,6 +80,7 @@ impl Caller {
         let at = (claim.index(), claim.position());
         self.publish_begun(claim, ask, len, context);
         let call = Arc::new(Call::sent(*context, at));
+        self.announce_begun(claim);
         claim.pending.push_back((at.1, call.clone()));
         // Other calls must not wait for blocks that come back only when this call's owner asks for the reply.
         claim.give_up(&*self.pool);

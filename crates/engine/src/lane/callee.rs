@@ -66,7 +66,7 @@ impl CalleeLane {
         // visible. Workers of a remote caller call `is_left`.
         barrier::light();
         // B3.
-        let is_withdrawn = self.requests.is_withdrawn(self.requests.position());
+        let is_withdrawn = frame.is_withdrawn();
         let slot = ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments, is_withdrawn };
         Ok(Some((frame, slot)))
     }
