@@ -36,7 +36,7 @@ impl Mode for Deferred {
     type Out<R: Transfer> = Pending<R>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Pending<R> {
-        Pending { call: self.target.begin(method, args, self.timeout), doorbell: self.doorbell.clone() }
+        Pending { call: self.target.begin(method, args, self.timeout, self.doorbell.waker()) }
     }
 }
 
@@ -87,7 +87,6 @@ impl fmt::Debug for Deferred {
 #[must_use = "its result is lost with it, and the call may not even run"]
 pub struct Pending<R: Transfer> {
     call: PendingCall<R>,
-    doorbell: Arc<Doorbell>,
 }
 
 impl<R: Transfer> Pending<R> {
@@ -102,7 +101,7 @@ impl<R: Transfer> Pending<R> {
     ///
     /// If the result has been taken before.
     pub fn poll(&mut self) -> Option<Result<R, CallError>> {
-        self.call.poll(self.doorbell.waker())
+        self.call.poll_by_thread()
     }
 
     /// Waits for the result.

@@ -8,7 +8,8 @@ use callgate_engine::service::Method;
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::Duration;
 
 /// Where a bridge's calls go.
@@ -76,17 +77,19 @@ impl Target {
         }
     }
 
-    /// Begins a call without waiting. It is not repeated if the child dies.
+    /// Begins a call without waiting. It is not repeated if the child dies. `polled_by` = what wakes whoever polls it without a task.
+    #[inline]
     pub(super) fn begin<A: Request, R: Reply>(
         &self,
         method: &'static Method,
         args: A,
         timeout: Option<Duration>,
+        polled_by: &Arc<OnceLock<Waker>>,
     ) -> PendingCall<R> {
         match self {
-            Target::Single(caller) => caller.begin(method, args, timeout),
+            Target::Single(caller) => caller.polled_by(polled_by).begin(method, args, timeout),
             Target::Supervised(supervisor) => match supervisor.now(method) {
-                Ok(child) => child.caller.begin(method, args, timeout),
+                Ok(child) => child.caller.polled_by(polled_by).begin(method, args, timeout),
                 Err((child, error)) => child.caller.begin_failed(method, error),
             },
         }

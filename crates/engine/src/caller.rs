@@ -50,6 +50,7 @@ use shared_lane::{LaneState, SharedLane};
 use starting::Sending;
 use std::any::TypeId;
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 /// How long a thread waits for a lane before it checks again whether the child has ended.
@@ -64,6 +65,8 @@ pub struct Caller {
     /// Where threads wait for one of them.
     freed: Freed,
     timers: Arc<Timers>,
+    /// What wakes whoever polls calls without a task, once that exists.
+    poller: OnceLock<Arc<OnceLock<Waker>>>,
     /// The first failure of a one-way call since the last flush.
     one_way_failure: Mutex<Option<CallError>>,
     /// Bytes of payload that a slot holds.
@@ -196,6 +199,7 @@ impl Caller {
             queue: Queue::new(QueueLimits::DEFAULT),
             freed: Freed::new(),
             timers: Timers::new(),
+            poller: OnceLock::new(),
             one_way_failure: Mutex::new(None),
             slot_capacity: segment.geometry().capacity(),
             service,
@@ -204,6 +208,13 @@ impl Caller {
             stopping: Mutex::new(()),
             overdue: None,
         }
+    }
+
+    /// Has `waker`, once it is set, woken for calls that are polled without a task. The first one that is given stays.
+    #[inline(always)]
+    pub fn polled_by(self: &Arc<Self>, waker: &Arc<OnceLock<Waker>>) -> &Arc<Self> {
+        self.poller.get_or_init(|| waker.clone());
+        self
     }
 
     /// The call for which the child was killed because it ran too long, if so.

@@ -245,6 +245,13 @@ impl Frame<'_> {
     pub fn carries(&self) -> bool {
         self.call != 0 || matches!(self.commit.place, Place::Block(_))
     }
+
+    /// Whether the producer has withdrawn it, if it is a request that has not been answered.
+    #[inline(always)]
+    pub fn is_withdrawn(&self) -> bool {
+        // Relaxed: nothing is read on the strength of this.
+        Commit::is_withdrawn(self.line.commit.load(Relaxed))
+    }
 }
 
 impl Consumer {
@@ -381,13 +388,6 @@ impl Consumer {
             }
         };
         Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload }))
-    }
-
-    /// Whether the producer has withdrawn the request at `position`, which has been taken and not answered.
-    #[inline(always)]
-    pub fn is_withdrawn(&self, position: u64) -> bool {
-        // Relaxed: nothing is read on the strength of this.
-        Commit::is_withdrawn(self.slots.line(position).commit.load(Relaxed))
     }
 
     /// Releases the next frame and moves on.

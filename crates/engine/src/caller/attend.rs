@@ -70,6 +70,7 @@ impl Caller {
             }
             self.send_queued(claim);
             let (mut has_task, index) = (!self.queue.is_empty(), claim.index());
+            claim.is_watched = true;
             for (_, call) in &claim.pending {
                 match call.waited_by() {
                     WaitedBy::Thread => return Some((index, call.clone())),
@@ -77,6 +78,7 @@ impl Caller {
                     WaitedBy::None | WaitedBy::Abandoned => {}
                 }
             }
+            claim.is_watched = has_task;
             failpoints::reach(Step::ParentAttended);
             if !has_task || !may_listen || claim.is_idle() {
                 claim.disarm();
@@ -85,6 +87,15 @@ impl Caller {
             if !claim.listen() {
                 return None;
             }
+        }
+    }
+
+    /// Has this thread attend to the lane as it leaves, if it may have taken from others what they rely on: the lane's bell, or a turn. Whoever has begun to
+    /// wait since the lane was last attended to has wanted it, so that it is attended to anyway.
+    #[inline]
+    pub(super) fn owe_others(&self, claim: &mut LaneClaim<'_>) {
+        if claim.is_watched || !self.queue.is_empty() {
+            claim.owe();
         }
     }
 
@@ -102,7 +113,13 @@ impl Caller {
     /// Takes the replies that are there: gives them to their calls, and drops those that nobody wants any more. Never takes more replies than there are
     /// unanswered requests. Returns whether the next reply is worth listening for.
     pub(super) fn settle_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
-        while !claim.is_idle() && claim.is_answered() {
+        // There is no reply at the position of the next request.
+        self.settle_before(claim, claim.position())
+    }
+
+    /// The same for the replies before `position`.
+    pub(super) fn settle_before(&self, claim: &mut LaneClaim<'_>, position: u64) -> bool {
+        while !claim.is_idle() && claim.replies().position() != position && claim.is_answered() {
             match claim.next_call() {
                 Some(call) if call.settle(self, claim) => drop(claim.pending.pop_front()),
                 // The child has taken it back.

@@ -152,6 +152,16 @@ impl Caller {
         claim.is_idle().then_some(claim)
     }
 
+    /// This thread's own lane, if it has room for a request. Where other lanes or calls come first, `None`.
+    #[inline(always)]
+    pub(super) fn claim_own_with_room(&self) -> Option<LaneClaim<'_>> {
+        let lane = self.lanes.get(nest::own_lane()).filter(|_| self.workers == 1)?;
+        if lane.has_one_way.load(Relaxed) != 0 || !self.queue.is_empty() {
+            return None;
+        }
+        lane.gate.try_claim(self).filter(|claim| claim.credit() > 0)
+    }
+
     /// A lane with room for as many requests. Several workers do not wait for each other: then one with nothing under way comes first.
     pub(super) fn claim_with_room(
         &self,
@@ -162,7 +172,7 @@ impl Caller {
             let Some(mut claim) = self.lanes[lane].gate.try_claim(self) else { return Ok(None) };
             self.settle_ready(&mut claim);
             self.forget_one_way(&claim);
-            claim.owe();
+            self.owe_others(&mut claim);
             return Ok((claim.credit() >= requests).then_some(claim));
         }
         let preferred = self.preferred_lane();
@@ -176,7 +186,7 @@ impl Caller {
             let Some(mut claim) = lane.gate.try_claim(self) else { continue };
             if claim.credit() < requests {
                 self.settle_ready(&mut claim);
-                claim.owe();
+                self.owe_others(&mut claim);
             }
             if claim.credit() >= requests && may_nest(&claim) {
                 return Ok(Some(claim));

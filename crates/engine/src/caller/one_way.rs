@@ -69,6 +69,7 @@ impl Caller {
         lane.note_sender();
         let position = self.publish_begun(&mut claim, Ask { kind, call }, len, &context);
         claim.note_one_way(position, is_silent, context.name());
+        self.announce_begun(&claim);
         claim.give_up(&*self.pool);
         Ok(())
     }
@@ -91,7 +92,7 @@ impl Caller {
     ) -> Result<usize, CallError> {
         while !claim.is_idle() {
             batch::notify_begun();
-            claim.owe();
+            self.owe_others(claim);
             match self.write_on(claim, Kind::Call, args, MayWait::No, context) {
                 Err(CallError::Exhausted { .. }) => {}
                 written => return written,

@@ -79,11 +79,14 @@ pub struct LaneState {
     pub(super) forsaken: u32,
     /// While the lane is lent to a callback: the deadline of the call that it belongs to.
     pub(super) deadline: Option<Instant>,
+    /// Whether the last holder that attended found somebody who waits for a call of this lane, or for room. Whoever has begun to wait since has wanted the
+    /// lane.
+    pub(super) is_watched: bool,
 }
 
 impl LaneState {
     pub(super) fn new(lane: CallerLane) -> Self {
-        Self { lane, pending: VecDeque::new(), forsaken: 0, deadline: None }
+        Self { lane, pending: VecDeque::new(), forsaken: 0, deadline: None, is_watched: false }
     }
 
     /// How many requests can be sent now.
@@ -94,6 +97,17 @@ impl LaneState {
     /// Leaves the reply to the request at `position` to the next taker of replies, who drops it, if it is not taken already.
     pub(super) fn forget_call(&mut self, position: u64) {
         self.pending.retain(|(at, _)| *at != position);
+    }
+
+    /// Whether the next reply is that of the pending call at `position`.
+    #[inline(always)]
+    pub(super) fn is_next_call(&self, position: u64) -> bool {
+        self.lane.replies().position() == position && self.pending.front().is_some_and(|(at, _)| *at == position)
+    }
+
+    /// Whether the call at `position` has no outcome yet.
+    pub(super) fn has_call(&self, position: u64) -> bool {
+        self.pending.iter().any(|(at, _)| *at == position)
     }
 
     /// The call whose reply is the next one, if it is a pending call's.

@@ -102,7 +102,7 @@ impl RequestReader {
         // visible. Workers of a remote caller call `is_left`.
         barrier::light();
         // B3.
-        let is_withdrawn = self.ring.is_withdrawn(self.ring.position());
+        let is_withdrawn = frame.is_withdrawn();
         Ok(Some((frame, is_withdrawn)))
     }
 }
@@ -137,7 +137,7 @@ impl<'a> ReplySlot<'a> {
     /// Whether the caller has withdrawn the last request, by now.
     pub(crate) fn is_withdrawn_by_now(&self) -> bool {
         // The last request has not been released: its reply is yet to be published.
-        self.requests.ring.is_withdrawn(self.requests.ring.position())
+        matches!(self.requests.ring.take(), Ok(Some(frame)) if frame.is_withdrawn())
     }
 
     /// Publishes and announces what has been written, and releases the request. `carries` is [`SentReply::call`].
