@@ -145,7 +145,7 @@ fn a_lane_carries_as_many_calls_as_it_has_slots_and_more_wait_for_room() {
         for signal in SIGNALS {
             let builder = Gate::bridge().signal(signal).concurrent_callers(2).pending_calls(4).queue(50, 1 << 20);
             let gate = builder.start().expect("the bridge starts");
-            let slow = gate.begin().sleep(800);
+            let slow = gate.begin().sleep(2000);
             let mut pending: Vec<_> = (0..57).map(|n| (n, gate.begin().double(n))).collect();
             let error = gate.begin().double(1).wait().expect_err("2 lanes of 4 slots, and 50 in the queue").to_string();
             assert!(error.contains("`Gate::double`") && error.contains("all 2 lanes"), "{error}");
@@ -155,7 +155,7 @@ fn a_lane_carries_as_many_calls_as_it_has_slots_and_more_wait_for_room() {
                 let (n, pending) = pending.swap_remove(turn % pending.len());
                 assert_eq!(pending.wait().expect("an answer"), 2 * n);
             }
-            assert_eq!(slow.wait().expect("an answer"), 800);
+            assert_eq!(slow.wait().expect("an answer"), 2000);
         }
     });
 }
