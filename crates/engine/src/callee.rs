@@ -6,11 +6,13 @@ use crate::child_memory::{CONFUSED, PayloadMemory, confused};
 use crate::control::Control;
 use crate::current::{self, ServedLanes};
 use crate::handshake::Hello;
-use crate::host::{Alone, Host, Parallel};
+use crate::host::{Alone, Guarded, Host, Parallel};
 use crate::lane::{SentReply, WorkerLanes};
 use crate::panic;
 use crate::peer_status::PeerStatus;
-use crate::service::{Exchange, SHORT, Service};
+use crate::service::{Exchange, Service};
+use crate::shared_service::SharedService;
+use crate::streamed_service::StreamedService;
 use crate::trusted::TrustedParent;
 use crate::{last_words, nest};
 use callgate_os::limits::{self, Wanted};
@@ -21,7 +23,6 @@ use callgate_transport::arena::Limits;
 use callgate_transport::backing::Backing;
 use callgate_transport::commit::{ALIGN, BlockRef, Kind, Place};
 use callgate_transport::doorbell::wait_from_code;
-use callgate_transport::error::Fault;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::{AllocContext, PoolHandle, TimeLimit};
@@ -43,6 +44,10 @@ const STACK: usize = 8 << 20;
 
 /// Serves `T` to the parent with one worker, this thread, until told to stop. Never returns.
 pub fn serve<T: Service>(serving: Serving) -> ! {
+    if T::LENDS {
+        let host = Parallel::<T, Arc<StreamedService<T>>>::new(serving.parent, 1);
+        Callee::start(serving).worker(0, &host).run();
+    }
     let host = Alone::<T>::new(serving.parent);
     Callee::start(serving).worker(0, host).run()
 }
@@ -52,7 +57,14 @@ pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     if serving.segment.geometry().workers == 1 {
         serve::<T>(serving);
     }
-    let host = Parallel::<T>::new(serving.parent, serving.segment.geometry().workers);
+    match T::LENDS {
+        true => serve_all::<T, Arc<StreamedService<T>>>(serving),
+        false => serve_all::<T, SharedService<T>>(serving),
+    }
+}
+
+fn serve_all<T: Service, S: Guarded<T> + Sync>(serving: Serving) -> ! {
+    let host = Parallel::<T, S>::new(serving.parent, serving.segment.geometry().workers);
     let callee = Callee::start(serving);
     thread::scope(|scope| {
         for index in 1..callee.segment.geometry().workers {
@@ -396,7 +408,7 @@ fn carry_out<H: Host>(host: &mut H, kind: Kind, exchange: &mut Exchange<'_>, is_
     if is_readable {
         let result = panic::catch(|| host.carry_out(kind, exchange));
         if let Err(fault) = result {
-            reply_fault(exchange, &fault);
+            exchange.reply_fault(&fault);
         }
     } else {
         exchange.refuse_request("its arguments cannot be read");
@@ -407,18 +419,4 @@ fn carry_out<H: Host>(host: &mut H, kind: Kind, exchange: &mut Exchange<'_>, is_
 fn refuse_unanswered(exchange: &mut Exchange<'_>) -> Kind {
     exchange.refuse("its dispatch gave no reply");
     Kind::Refused
-}
-
-#[cold]
-fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
-    exchange.reply(Kind::Fault, fault);
-    // A message too long for a reply is cut as far as needed.
-    if exchange.replied != Some(Kind::Fault) {
-        let mut short = Fault::new(fault.message.clone(), fault.location.clone(), None);
-        exchange.reply(Kind::Fault, &short);
-        if exchange.replied != Some(Kind::Fault) {
-            short.message.truncate(beginning(&short.message, SHORT).len());
-            exchange.reply(Kind::Fault, &short);
-        }
-    }
 }

@@ -13,6 +13,8 @@ mod pending;
 mod starting;
 mod exchange;
 mod one_way;
+mod stream_state;
+mod stream;
 mod batch;
 mod interface_table;
 mod stop;
@@ -47,6 +49,7 @@ use starting::Sending;
 use std::any::TypeId;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
+pub use stream::StreamCall;
 
 /// How long a thread waits for a lane before it checks again whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);

@@ -4,14 +4,16 @@
 
 #![forbid(unsafe_code)]
 
-use crate::access::{Access, SharedService};
+use crate::access::Access;
 use crate::lane::{ReplySlot, SendError};
+use crate::shared_service::SharedService;
+use crate::streamed_service::StreamedService;
 use callgate_os::image::Fnv;
 use callgate_os::text::beginning;
 use callgate_transport::commit::{Beyond, Kind, Limit};
 use callgate_transport::decoder::Transfer;
 use callgate_transport::encode::Encode;
-use callgate_transport::error::{CallName, NoMemory};
+use callgate_transport::error::{CallName, Fault, NoMemory};
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::reading::last_refusal;
@@ -21,6 +23,7 @@ use rkyv::Archive;
 use rkyv::rancor::Failure;
 use std::any::TypeId;
 use std::fmt::Display;
+use std::sync::Arc;
 
 /// A type whose instances can live behind a `Bridge`. Implemented by `#[bridge]` on the type's impl block.
 #[diagnostic::on_unimplemented(
@@ -30,6 +33,10 @@ use std::fmt::Display;
 pub trait Service: Sized + 'static {
     /// The type's name, without generics, for messages.
     const NAME: &'static str;
+
+    /// Whether a method with a receiver returns a stream, which may borrow the service beyond the call.
+    #[doc(hidden)]
+    const LENDS: bool = false;
 
     /// The proxy: the type's methods, as the caller calls them.
     type Calls<M: Mode>: Send + Sync + 'static;
@@ -58,9 +65,16 @@ pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
     /// What a method that returns `R` returns when called this way.
     type Out<R: Transfer>;
 
+    /// What a method that returns `impl Iterator<Item = T>` returns when called this way.
+    type Items<T: Transfer>;
+
     /// Calls a method.
     #[doc(hidden)]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Self::Out<R>;
+
+    /// Calls a method that returns a stream.
+    #[doc(hidden)]
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Self::Items<T>;
 }
 
 pub mod sealed {
@@ -89,6 +103,9 @@ pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
 /// The dispatch function of an interface, for a child with several workers.
 pub(crate) type ParallelDispatch<T> = fn(&SharedService<T>, Incoming<'_, '_>);
 
+/// The dispatch function of an interface, for a child whose service streams borrow, with any number of workers.
+pub(crate) type StreamedDispatch<T> = fn(&Arc<StreamedService<T>>, Incoming<'_, '_>);
+
 /// Tells one interface of a service from the others.
 #[derive(Clone, Copy, Debug)]
 pub struct InterfaceId {
@@ -109,8 +126,12 @@ impl InterfaceId {
         fn parallel_dispatch<T: Service, I: Interface<T>>(service: &SharedService<T>, call: Incoming<'_, '_>) {
             I::dispatch(service, call);
         }
+        fn streamed_dispatch<T: Service, I: Interface<T>>(service: &Arc<StreamedService<T>>, call: Incoming<'_, '_>) {
+            I::dispatch(service, call);
+        }
         fn address<T: Service, I: Interface<T>>(workers: u32) -> usize {
             match workers {
+                _ if T::LENDS => streamed_dispatch::<T, I> as StreamedDispatch<T> as usize,
                 1 => dispatch::<T, I> as Dispatch<T> as usize,
                 _ => parallel_dispatch::<T, I> as ParallelDispatch<T> as usize,
             }
@@ -273,6 +294,21 @@ impl Exchange<'_> {
         self.reply_small(Kind::Refused, &why.to_owned());
     }
 
+    /// Replies that the call panicked.
+    #[cold]
+    pub(crate) fn reply_fault(&mut self, fault: &Fault) {
+        self.reply(Kind::Fault, fault);
+        // A message too long for a reply is cut as far as needed.
+        if self.replied != Some(Kind::Fault) {
+            let mut short = Fault::new(fault.message.clone(), fault.location.clone(), None);
+            self.reply(Kind::Fault, &short);
+            if self.replied != Some(Kind::Fault) {
+                short.message.truncate(beginning(&short.message, SHORT).len());
+                self.reply(Kind::Fault, &short);
+            }
+        }
+    }
+
     fn reply_small<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
         // If there is no room even for this, the caller gets a frame without payload, which says as much.
         let _ = self.slot.write(value, self.alloc);
@@ -295,9 +331,9 @@ impl Incoming<'_, '_> {
         (self.0.call >> 16 & 0xffff) as u16
     }
 
-    /// Reads the request in place, runs the method, writes the reply.
+    /// Reads the request in place, runs the method, writes the reply: its value, or why it may not run.
     #[inline(always)]
-    pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
+    pub fn answer<A: Request, R: Transfer, E: Display>(self, body: impl FnOnce(&A::Archived) -> Result<R, E>) {
         let pool = self.0.alloc.pool;
         match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| pool.trusts_peer())?)))
         {
@@ -305,7 +341,10 @@ impl Incoming<'_, '_> {
                 failpoints::reach(Step::ChildCalling);
                 let value = body(args);
                 failpoints::reach(Step::ChildReturned);
-                self.0.reply(Kind::Call, &value);
+                match value {
+                    Ok(value) => self.0.reply(Kind::Call, &value),
+                    Err(why) => self.0.refuse(&why.to_string()),
+                }
             }
             Err(Failure) => self.0.refuse_request(UNREADABLE),
         }
@@ -367,4 +406,4 @@ impl Incoming<'_, '_> {
 /// Bytes that fit into any reply.
 pub const SHORT: usize = 400;
 
-const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";
+pub(crate) const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";

@@ -4,7 +4,7 @@
 //! handshake.
 
 use crate::bridged_traits;
-use crate::service::{Dispatch, ParallelDispatch, Service};
+use crate::service::{Dispatch, ParallelDispatch, Service, StreamedDispatch};
 use callgate_os::image::Image;
 use callgate_transport::request::RequestSpan;
 use callgate_transport::segment::Span;
@@ -77,6 +77,20 @@ impl TrustedParent {
         let address = (bridged_traits::find::<T>(key)?.dispatch)(u32::MAX);
         // SAFETY: as above; made of a `ParallelDispatch` for any number of workers but one.
         Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// The same, only in a child whose service [lends](Service::LENDS).
+    pub(crate) fn streamed_dispatch_at<T>(self, offset: u64) -> Option<StreamedDispatch<T>> {
+        let address = self.address_of(offset)?;
+        // SAFETY: as above; for a service that lends, the parent took the offset from a `StreamedDispatch<T>`.
+        Some(unsafe { std::mem::transmute::<*const (), StreamedDispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// The same, only in a child whose service [lends](Service::LENDS).
+    pub(crate) fn streamed_dispatch_of<T: Service>(self, key: u64) -> Option<StreamedDispatch<T>> {
+        let address = (bridged_traits::find::<T>(key)?.dispatch)(u32::MAX);
+        // SAFETY: as above; for a service that lends, made of a `StreamedDispatch` for any number of workers.
+        Some(unsafe { std::mem::transmute::<*const (), StreamedDispatch<T>>(with_exposed_provenance(address)) })
     }
 
     fn address_of(self, offset: u64) -> Option<usize> {

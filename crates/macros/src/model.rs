@@ -9,6 +9,7 @@ use syn::{
 };
 
 use crate::parse::{Function, Parsed};
+use crate::stream::{self, Borrowing};
 use crate::types::{self, SelfType};
 
 /// A block that has been read.
@@ -45,8 +46,10 @@ pub(crate) struct MethodModel {
     /// The signature as written; a made-up one for a field.
     pub(crate) sig: Signature,
     pub(crate) arguments: Vec<Argument>,
-    /// The return type; `()` if there is none.
+    /// The return type; `()` if there is none. Of a stream, the type of its items.
     pub(crate) output: Type,
+    /// What its iterator may borrow, if it returns one.
+    pub(crate) stream: Option<Borrowing>,
     /// The position of `idempotent`: the call may run again if the child dies in it.
     pub(crate) idempotent: Option<Span>,
     /// Whether [`check`](crate::check) refused it.
@@ -238,12 +241,28 @@ impl MethodModel {
         sig: Signature,
         self_type: &SelfType,
     ) -> MethodModel {
-        let output = match &sig.output {
-            ReturnType::Default => parse_quote!(()),
-            ReturnType::Type(_, ty) => self_type.in_type(ty),
+        // A trait's would be its own type, which a bridge does not have.
+        let stream = stream::returned(&sig).filter(|_| self_type.interface.is_none());
+        let output = match (stream, &sig.output) {
+            (Some((item, _)), _) => self_type.in_type(item),
+            (None, ReturnType::Default) => parse_quote!(()),
+            (None, ReturnType::Type(_, ty)) => self_type.in_type(ty),
         };
+        let stream = stream.map(|(_, borrowing)| borrowing);
         let (shown, arguments) = (sig.ident.clone(), arguments(&sig, self_type));
-        MethodModel { kind, shown, index: 0, attrs, vis, sig, arguments, output, idempotent: None, refused: false }
+        MethodModel {
+            kind,
+            shown,
+            index: 0,
+            attrs,
+            vis,
+            sig,
+            arguments,
+            output,
+            stream,
+            idempotent: None,
+            refused: false,
+        }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {

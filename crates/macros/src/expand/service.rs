@@ -4,7 +4,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 
 use super::generics::{self, ProxyGenerics};
-use super::{proxy, request};
+use super::{proxy, request, stream};
 use crate::docs::plain;
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 
@@ -32,6 +32,11 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
     let (ty, name, mode) = (&block.service.ty, plain(&block.service.name), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let (construction, deprecated) = (proxy::construction(block), deprecated(block));
+    let lends = stream::lends(block).then(|| {
+        quote!(
+            const LENDS: bool = true;
+        )
+    });
     generics::impls(block, None, |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
@@ -39,6 +44,7 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
             #deprecated
             impl #impl_generics ::__callgate::__codegen::Service for #ty #conditions {
                 const NAME: &'static str = #name;
+                #lends
                 type Calls<#mode: ::__callgate::__codegen::Mode> = #proxy;
                 fn calls<#mode: ::__callgate::__codegen::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
                 #answers
@@ -143,7 +149,13 @@ fn dispatch(block: &ImplBlock) -> TokenStream {
     let arms = block.proxied().map(|method| {
         let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
         let (parameter, body) = (request::closure_parameter(method), body(block, method));
-        quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output>(|#parameter| #body),)
+        match method.stream {
+            Some(borrowing) => {
+                let opened = stream::opened(block, method, borrowing, &body);
+                quote!(#(#cfgs)* #index => #opened,)
+            }
+            None => quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output, _>(|#parameter| #body),),
+        }
     });
     quote!(match __call.index() { #(#arms)* _ => __call.unknown() })
 }
@@ -163,8 +175,17 @@ fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
         (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#names),*)),
         _ => quote!(<#ty>::#name(#(#names),*)),
     };
-    let service = if method.kind == MethodKind::Function { quote!(_) } else { quote!(__service) };
-    let way = if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) };
+    let run = match (&method.stream, &method.output) {
+        (Some(_), item) => {
+            quote!(::std::boxed::Box::new(#run) as ::__callgate::__codegen::BoxedIterator<'static, #item>)
+        }
+        (None, _) => run,
+    };
+    let (service, way) = match (&method.kind, method.is_exclusive()) {
+        (MethodKind::Function, _) => (quote!(), quote!(free)),
+        (_, true) => (quote!(__service), quote!(exclusive)),
+        (_, false) => (quote!(__service), quote!(shared)),
+    };
     let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, |#service| #run));
     if names.is_empty() { run } else { quote!(match (#received,) { (#(#names,)*) => #run }) }
 }
