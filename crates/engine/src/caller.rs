@@ -13,6 +13,8 @@ mod pending;
 mod starting;
 mod exchange;
 mod one_way;
+mod bound;
+mod closing;
 mod stream_state;
 mod stream;
 mod batch;
@@ -39,6 +41,7 @@ use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use callgate_transport::segment::Segment;
+use closing::Closing;
 use lanes::Freed;
 use parking_lot::Mutex;
 pub use pending::PendingCall;
@@ -83,6 +86,8 @@ pub struct Caller {
     interfaces: [InterfaceSlot; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
+    /// Streams that the child has been asked to drop.
+    closing: Closing,
     /// Told of calls that time out, if there is a limit for them.
     overdue: Option<Arc<Overdue>>,
 }
@@ -201,6 +206,7 @@ impl Caller {
             interfaces: [const { InterfaceSlot { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
+            closing: Closing::new(segment.geometry().lanes),
             overdue: None,
         }
     }
@@ -301,6 +307,9 @@ impl Caller {
     #[inline(always)]
     fn claim_for(&self, context: &mut CallContext) -> Result<Option<(LaneClaim<'_>, Ask)>, CallError> {
         let call = self.call_word(context.method, context)?;
+        if self.is_closing(context) {
+            self.await_closes(context)?;
+        }
         let Some((lane, call)) = self.claim(call, context)? else { return Ok(None) };
         failpoints::reach(Step::ParentLaneClaimed);
         Ok(Some((lane, Ask { kind: Kind::Call, call })))

@@ -159,27 +159,29 @@ pub struct Method {
     pub interface: Option<InterfaceId>,
     /// Whether it may run again in another child after one has died in it.
     pub idempotent: bool,
+    /// Whether its service [lends](Service::LENDS), so that a dropped stream may be in its way.
+    pub lends: bool,
 }
 
 impl Method {
     /// No method, for errors that nobody sees.
     pub const fn nameless() -> Self {
-        Method { service: "", name: "", index: 0, interface: None, idempotent: false }
+        Method { service: "", name: "", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the service's destructor in errors.
     pub const fn drop_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the wait for one-way calls in errors.
     pub const fn flush_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "flush", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "flush", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the exchange of a child in errors.
     pub const fn restart_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// The call word of the method, whose block the child knows by the number `interface`.

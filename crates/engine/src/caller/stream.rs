@@ -8,22 +8,19 @@
 use super::batch;
 use super::call_state::Call;
 use super::pending::PendingCall;
-use super::queue::QueuedRequest;
 use super::settle::{Exactness, Settle};
-use super::stream_state::{Close, Pulled, Stream};
-use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
+use super::stream_state::{Pulled, Stream};
+use super::{CallContext, Caller, LaneClaim, MayWait};
 use crate::current;
 use crate::nest;
 use crate::service::Method;
-use crate::streams::{CLOSE, PULL};
+use crate::streams::PULL;
 use callgate_transport::bounds::MAX_AHEAD;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::{Deadline, Waited};
 use callgate_transport::error::{CallError, Started};
-use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::request::Request;
-use callgate_transport::written_frame::WrittenFrame;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
@@ -278,9 +275,7 @@ impl<T: Transfer> StreamCall<T> {
             for position in &remains.under_way {
                 self.caller.withdraw((self.lane, *position), &self.context, Exactness::Unknown);
             }
-            let close = Arc::new(Close(self.context));
-            // If it cannot be sent, the child is gone, and the stream with it.
-            let _ = self.caller.send_bound(self.lane, &close, CLOSE, self.number, MayWait::No);
+            self.caller.close_stream(self.lane, self.number, &self.context);
         }
     }
 }
@@ -308,15 +303,18 @@ impl Caller {
     ) -> StreamCall<T> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut context = CallContext::new(method, timeout);
+        if self.peer.is_in_fork() {
+            return self.open_failed(method, self.in_fork_slow(&context));
+        }
         if nest::current().is_some() {
             context.inherit(current::deadline());
         }
         // The caller chooses the number, so it can drop a stream whose opening it has not seen answered.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let (call, lane) = (Arc::new(Call::new(context)), self.stream_lane(number));
+        let (call, lane) = (Arc::new(Call::new(context)), self.stream_lane(number, &context));
         let may_wait = if waits { MayWait::Yes } else { MayWait::No };
         let sent = self
-            .may_open(&context)
+            .may_open(&context, waits)
             .and_then(|()| self.send_bound(lane, &call, method.word(0), (number, args), may_wait));
         if let Err(error) = sent {
             call.fail(error);
@@ -355,13 +353,15 @@ impl Caller {
         }
     }
 
-    fn may_open(&self, context: &CallContext) -> Result<(), CallError> {
-        nest::current().map_or(Ok(()), |at| self.may_nest(at, context))
+    /// Whether a stream may be opened from here, once the service is free of those that were dropped.
+    fn may_open(&self, context: &CallContext, waits: bool) -> Result<(), CallError> {
+        nest::current().map_or(Ok(()), |at| self.may_nest(at, context))?;
+        if waits && self.is_closing(context) { self.await_closes(context) } else { Ok(()) }
     }
 
-    /// The lane of a new stream: behind this thread's one-way calls, or one with nothing under way, but not the one where the thread's next call goes.
-    fn stream_lane(&self, number: u64) -> u32 {
-        if let Some(lane) = self.one_way_lane() {
+    /// The lane of a new stream: behind dropped streams and this thread's one-way calls, or one with nothing under way, but not the one where the thread's next call goes.
+    fn stream_lane(&self, number: u64, context: &CallContext) -> u32 {
+        if let Some(lane) = self.closing_lane(context).or_else(|| self.one_way_lane()) {
             return lane as u32;
         }
         let after = (self.preferred_lane() + 1) % self.lanes.len();
@@ -418,96 +418,6 @@ impl Caller {
         Ok(())
     }
 
-    /// A call word as it must be sent from here.
-    fn nested_word(&self, claim: &mut LaneClaim<'_>, word: u64, context: &CallContext) -> Result<u64, CallError> {
-        match nest::current() {
-            Some(at) if word == CLOSE || claim.may_nest(at.chain) => {
-                Ok(if word == CLOSE { word } else { self.nest(claim, at, word) })
-            }
-            Some(at) => Err(at.too_nested(context.name(), "nested calls of another chain are under way on its lane")),
-            None => Ok(word),
-        }
-    }
-
-    /// Sends a request on this very lane, or has it sent there as soon as there is room.
-    fn send_bound<A: Request, S: Settle + 'static>(
-        &self,
-        lane: u32,
-        call: &Arc<S>,
-        word: u64,
-        args: A,
-        may_wait: MayWait,
-    ) -> Result<(), CallError> {
-        let context = &call.context();
-        if self.peer.is_in_fork() {
-            return Err(self.in_fork_slow(context));
-        }
-        if self.peer.peer_status.is_over() {
-            return Err(self.over(Started::No, context));
-        }
-        if self.queue.is_empty()
-            && let Some(mut claim) = self.lanes[lane as usize].gate.try_claim(self)
-        {
-            if claim.credit() == 0 {
-                self.settle_ready(&mut claim);
-                claim.owe();
-            }
-            if claim.credit() > 0 {
-                return self.send_bound_now(&mut claim, call, word, args, may_wait);
-            }
-        }
-        self.queue_bound(lane, call, word, args, may_wait)
-    }
-
-    fn send_bound_now<A: Request, S: Settle + 'static>(
-        &self,
-        claim: &mut LaneClaim<'_>,
-        call: &Arc<S>,
-        word: u64,
-        args: A,
-        may_wait: MayWait,
-    ) -> Result<(), CallError> {
-        let context = &call.context();
-        let word = self.nested_word(claim, word, context)?;
-        let ask = Ask { kind: Kind::Call, call: word };
-        let len = self.write_on(claim, ask.kind, &args, may_wait, context)?;
-        drop(args);
-        let at = (claim.index(), claim.position());
-        let is_sent = call.send(at, &mut || {
-            self.publish_begun(claim, ask, len, context);
-        });
-        if is_sent {
-            claim.pending.push_back((at.1, call.clone()));
-            self.note_due(context, at);
-        }
-        claim.give_up(&*self.pool);
-        Ok(())
-    }
-
-    /// Has a request sent on this very lane as soon as there is room.
-    #[cold]
-    fn queue_bound<A: Request, S: Settle + 'static>(
-        &self,
-        lane: u32,
-        call: &Arc<S>,
-        word: u64,
-        args: A,
-        may_wait: MayWait,
-    ) -> Result<(), CallError> {
-        let context = &call.context();
-        if nest::current().is_some() && word != CLOSE {
-            let why = "its lane of the bridge is full, and a nested call does not wait".into();
-            return Err(CallError::Refused { call: context.name(), why });
-        }
-        let wait = (may_wait == MayWait::Yes).then_some(context.deadline());
-        let alloc = &AllocContext { pool: &*self.pool, limit: &context.limit, wait };
-        let written =
-            WrittenFrame::new(&args, self.slot_capacity, alloc).map_err(|error| self.unsent(error, context))?;
-        drop(args);
-        let ask = Ask { kind: Kind::Call, call: word };
-        self.enqueue(QueuedRequest { call: call.clone(), ask, bind: None, written, lane: Some(lane) })
-    }
-
     /// Waits at a lane until something of the stream has come or the time is over, and takes every reply that comes.
     fn watch_stream<T: Transfer>(
         &self,
@@ -520,6 +430,9 @@ impl Caller {
             self.settle_ready(claim);
             if stream.has_come() {
                 return;
+            }
+            if stream.is_queued() {
+                self.send_queued(claim);
             }
             let position = claim.replies().position();
             // A thread that waits for a certain time only does not begin what it might not finish.

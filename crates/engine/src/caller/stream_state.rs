@@ -97,6 +97,11 @@ impl<T> Stream<T> {
         }
     }
 
+    /// Whether its pull waits for room.
+    pub(super) fn is_queued(&self) -> bool {
+        self.state.lock().queued.is_some()
+    }
+
     /// Whether the pull at this position is the next to be answered.
     pub(super) fn is_next(&self, position: u64) -> bool {
         self.state.lock().under_way.front() == Some(&position)
@@ -239,38 +244,4 @@ impl<T: Transfer> Settle for Stream<T> {
         let waker = self.state.lock().waker.take();
         settle::wake(waker);
     }
-}
-
-/// The request that drops a stream, whose reply nobody wants.
-pub(super) struct Close(pub CallContext);
-
-impl Settle for Close {
-    fn context(&self) -> CallContext {
-        self.0
-    }
-
-    fn queued(&self, _: u64) {}
-
-    fn send(&self, _: (u32, u64), publish: &mut dyn FnMut()) -> bool {
-        publish();
-        true
-    }
-
-    fn settle(&self, caller: &Caller, claim: &mut LaneClaim<'_>) -> bool {
-        caller.drop_next(claim, &self.0).unwrap_or(true)
-    }
-
-    fn hold(&self, _: MovedReply) {}
-
-    fn fail(&self, _: CallError) {}
-
-    fn waited_by(&self) -> WaitedBy {
-        WaitedBy::Abandoned
-    }
-
-    fn give_turn(&self, _: u32) -> bool {
-        false
-    }
-
-    fn wake(&self) {}
 }
