@@ -41,7 +41,7 @@ use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use callgate_transport::segment::Segment;
-use closing::Closing;
+use closing::StreamCounts;
 use lanes::Freed;
 use parking_lot::Mutex;
 pub use pending::PendingCall;
@@ -86,8 +86,8 @@ pub struct Caller {
     interfaces: [InterfaceSlot; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
-    /// Streams that the child has been asked to drop.
-    closing: Closing,
+    /// The streams that were opened, and those that the child has been asked to drop.
+    streams: StreamCounts,
     /// Told of calls that time out, if there is a limit for them.
     overdue: Option<Arc<Overdue>>,
 }
@@ -206,7 +206,7 @@ impl Caller {
             interfaces: [const { InterfaceSlot { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
-            closing: Closing::new(segment.geometry().lanes),
+            streams: StreamCounts::new(segment.geometry().lanes),
             overdue: None,
         }
     }

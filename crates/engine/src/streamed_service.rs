@@ -23,7 +23,7 @@ const EXCLUSIVE: u32 = u32::MAX;
 
 /// A service that streams borrow.
 pub struct StreamedService<T> {
-    lock: Lock,
+    lock: ServiceLock,
     /// How many streams have `&T`, or [`EXCLUSIVE`]. Grows only under the lock: a reader's for `&T`, the writer's for `&mut T`.
     borrows: AtomicU32,
     /// The methods that returned these streams.
@@ -35,7 +35,7 @@ pub struct StreamedService<T> {
 unsafe impl<T: Send + Sync> Sync for StreamedService<T> {}
 
 /// What keeps methods apart that run at the same time.
-enum Lock {
+enum ServiceLock {
     /// One worker, which never waits for itself.
     One(RwLock<()>),
     Several(SharedService<()>),
@@ -54,14 +54,14 @@ impl fmt::Display for Borrowed {
     }
 }
 
-impl Lock {
+impl ServiceLock {
     fn read<R>(&self, run: impl FnOnce() -> R) -> R {
         match self {
-            Lock::One(lock) => {
+            ServiceLock::One(lock) => {
                 let _guard = lock.try_read().unwrap_or_else(|| in_use());
                 run()
             }
-            Lock::Several(lock) => {
+            ServiceLock::Several(lock) => {
                 let _guard = lock.read();
                 run()
             }
@@ -70,11 +70,11 @@ impl Lock {
 
     fn write<R>(&self, run: impl FnOnce() -> R) -> R {
         match self {
-            Lock::One(lock) => {
+            ServiceLock::One(lock) => {
                 let _guard = lock.try_write().unwrap_or_else(|| in_use());
                 run()
             }
-            Lock::Several(lock) => {
+            ServiceLock::Several(lock) => {
                 let _guard = lock.write();
                 run()
             }
@@ -91,7 +91,11 @@ fn in_use() -> ! {
 impl<T> StreamedService<T> {
     /// No service yet, for this number of workers.
     pub fn new(workers: u32) -> Self {
-        let lock = if workers == 1 { Lock::One(RwLock::new(())) } else { Lock::Several(SharedService::new(Some(()))) };
+        let lock = if workers == 1 {
+            ServiceLock::One(RwLock::new(()))
+        } else {
+            ServiceLock::Several(SharedService::new(Some(())))
+        };
         Self { lock, borrows: AtomicU32::new(0), lent: Mutex::default(), value: UnsafeCell::new(None) }
     }
 

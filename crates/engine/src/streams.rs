@@ -121,7 +121,7 @@ pub(crate) fn drop_all() {
 }
 
 /// What an iterator may borrow: its arguments, in private memory, and the service.
-struct Kept<H, L> {
+struct StreamOwner<H, L> {
     /// The copy of the request.
     request: AlignedVec<ALIGN>,
     /// What was made from it to be lent to the method.
@@ -202,7 +202,7 @@ impl Incoming<'_, '_> {
         method: impl FnOnce(&A::Archived) -> Result<BoxedIterator<'static, T>, E>,
     ) {
         self.enter(|request, trusts| {
-            let Arguments { number, args, _need } = Arguments::<A>::read(request, trusts)?;
+            let OpeningRequest { number, args, _need } = OpeningRequest::<A>::read(request, trusts)?;
             let iterator = method(args).map_err(NotOpened::refused)?;
             Ok((number, Box::new(StreamCell::new((), |()| Ok::<_, NotOpened>(iterator))?)))
         });
@@ -215,9 +215,10 @@ impl Incoming<'_, '_> {
         method: impl for<'a> FnOnce(&'a mut L, &'a A::Archived, V, &'a H) -> BoxedIterator<'a, T>,
     ) {
         self.enter(|request, trusts| {
-            let (kept, mut opened) = (Kept { request: request.to_private(), held: None, loan: lend()? }, 0);
-            let cell = StreamCell::new(kept, |Kept { request, held, loan }| {
-                let Arguments { number, args, _need } = Arguments::<A>::read(RequestSpan::copied(request), trusts)?;
+            let (kept, mut opened) = (StreamOwner { request: request.to_private(), held: None, loan: lend()? }, 0);
+            let cell = StreamCell::new(kept, |StreamOwner { request, held, loan }| {
+                let OpeningRequest { number, args, _need } =
+                    OpeningRequest::<A>::read(RequestSpan::copied(request), trusts)?;
                 opened = number;
                 let (values, to_hold) = split(args);
                 drop(_need);
@@ -250,13 +251,13 @@ impl Incoming<'_, '_> {
 }
 
 /// The request that opens a stream: its number, and the arguments of the method.
-struct Arguments<'a, A: Request> {
+struct OpeningRequest<'a, A: Request> {
     number: u64,
     args: &'a A::Archived,
     _need: Option<ForArguments>,
 }
 
-impl<'a, A: Request> Arguments<'a, A> {
+impl<'a, A: Request> OpeningRequest<'a, A> {
     fn read(request: RequestSpan<'a>, trusts: bool) -> Result<Self, Failure> {
         let (archived, need) = request.read::<(u64, A)>()?;
         Ok(Self { number: archived.0.to_native(), args: &archived.1, _need: need.of_arguments(|| trusts)? })

@@ -9,7 +9,7 @@ use super::batch;
 use super::call_state::Call;
 use super::pending::PendingCall;
 use super::settle::{Exactness, Settle};
-use super::stream_state::{Pulled, Stream};
+use super::stream_state::{Pulled, SharedStream};
 use super::{CallContext, Caller, LaneClaim, MayWait};
 use crate::current;
 use crate::nest;
@@ -24,7 +24,6 @@ use callgate_transport::request::Request;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ const FIRST_WINDOW: u32 = 2;
 /// A stream, for its consumer. Dropping it ends the producer at its next item.
 pub struct StreamCall<T: Transfer> {
     caller: Arc<Caller>,
-    stream: Arc<Stream<T>>,
+    stream: Arc<SharedStream<T>>,
     /// The call that opens it, until its outcome is known.
     opening: Option<PendingCall<()>>,
     context: CallContext,
@@ -301,7 +300,6 @@ impl Caller {
         timeout: Option<Duration>,
         waits: bool,
     ) -> StreamCall<T> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut context = CallContext::new(method, timeout);
         if self.peer.is_in_fork() {
             return self.open_failed(method, self.in_fork_slow(&context));
@@ -310,7 +308,7 @@ impl Caller {
             context.inherit(current::deadline());
         }
         // The caller chooses the number, so it can drop a stream whose opening it has not seen answered.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = self.streams.next_number();
         let (call, lane) = (Arc::new(Call::new(context)), self.stream_lane(number, &context));
         let may_wait = if waits { MayWait::Yes } else { MayWait::No };
         let sent = self
@@ -340,7 +338,7 @@ impl Caller {
         let context = CallContext::new(method, None);
         StreamCall {
             caller: self.clone(),
-            stream: Arc::new(Stream::new(context)),
+            stream: Arc::new(SharedStream::new(context)),
             opening: Some(PendingCall { caller: self.clone(), call: opening }),
             context,
             number,
@@ -372,7 +370,7 @@ impl Caller {
     /// Sends at most `wanted` pulls, as far as the lane has room. Returns how many.
     fn pull<T: Transfer>(
         &self,
-        stream: &Arc<Stream<T>>,
+        stream: &Arc<SharedStream<T>>,
         context: &CallContext,
         (lane, number): (u32, u64),
         wanted: u32,
@@ -405,7 +403,7 @@ impl Caller {
     fn send_pull<T: Transfer>(
         &self,
         claim: &mut LaneClaim<'_>,
-        stream: &Arc<Stream<T>>,
+        stream: &Arc<SharedStream<T>>,
         context: &CallContext,
         number: u64,
     ) -> Result<(), CallError> {
@@ -421,7 +419,7 @@ impl Caller {
     /// Waits at a lane until something of the stream has come or the time is over, and takes every reply that comes.
     fn watch_stream<T: Transfer>(
         &self,
-        stream: &Stream<T>,
+        stream: &SharedStream<T>,
         context: &CallContext,
         claim: &mut LaneClaim<'_>,
         until: Deadline,

@@ -26,7 +26,7 @@ pub(super) enum Pulled<T> {
 }
 
 /// A stream, as its consumer and whoever has its lane share it.
-pub(super) struct Stream<T> {
+pub(super) struct SharedStream<T> {
     context: CallContext,
     state: Mutex<StreamState<T>>,
     /// Notified when something has come, or the thread may have the lane.
@@ -52,7 +52,7 @@ struct StreamState<T> {
 }
 
 /// What an abandoned stream leaves behind.
-pub(super) struct Remains<T> {
+pub(super) struct AbandonedStream<T> {
     pub under_way: VecDeque<u64>,
     pub queued: Option<u64>,
     pub timer: Option<(Instant, u64)>,
@@ -60,7 +60,7 @@ pub(super) struct Remains<T> {
     _come: (VecDeque<Pulled<T>>, Option<Waker>),
 }
 
-impl<T> Stream<T> {
+impl<T> SharedStream<T> {
     pub(super) fn new(context: CallContext) -> Self {
         let state = StreamState {
             come: VecDeque::new(),
@@ -86,10 +86,10 @@ impl<T> Stream<T> {
     }
 
     /// Ends it for its consumer.
-    pub(super) fn abandon(&self) -> Remains<T> {
+    pub(super) fn abandon(&self) -> AbandonedStream<T> {
         let mut state = self.state.lock();
         state.is_abandoned = true;
-        Remains {
+        AbandonedStream {
             under_way: mem::take(&mut state.under_way),
             queued: state.queued.take(),
             timer: state.timer.take(),
@@ -179,7 +179,7 @@ impl<T> Stream<T> {
     }
 }
 
-impl<T: Transfer> Settle for Stream<T> {
+impl<T: Transfer> Settle for SharedStream<T> {
     fn context(&self) -> CallContext {
         self.context
     }
