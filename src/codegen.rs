@@ -7,6 +7,7 @@ pub use callgate_engine::access::Access;
 pub use callgate_engine::bridged_traits::Bridged;
 pub use callgate_engine::caller::{Answered, Converse, Question};
 pub use callgate_engine::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};
+pub use callgate_engine::streams::BoxedIterator;
 pub use callgate_transport::decoder::Transfer;
 pub use callgate_transport::error::CallError;
 pub use callgate_transport::request::Request;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::Items;
 use super::target::Target;
 use callgate_engine::caller::{Answered, Converse, Question};
 use callgate_engine::service::{Method, Mode, sealed};
@@ -27,10 +28,15 @@ impl sealed::Sealed for Blocking {}
 
 impl Mode for Blocking {
     type Out<R: Transfer> = Result<R, CallError>;
+    type Items<T: Transfer> = Result<Items<T>, CallError>;
 
     #[inline]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<R, CallError> {
         self.target.call(method, args, self.timeout)
+    }
+
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Result<Items<T>, CallError> {
+        Items::open(self.target.open_waiting(method, args, self.timeout)?, self.timeout)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::Opening;
 use super::doorbell::Doorbell;
 use super::target::Target;
 use callgate_engine::caller::{self, Answered, Callbacks, Converse, PendingCall, Question};
@@ -34,9 +35,14 @@ impl sealed::Sealed for Deferred {}
 
 impl Mode for Deferred {
     type Out<R: Transfer> = Pending<R>;
+    type Items<T: Transfer> = Opening<T>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Pending<R> {
         Pending { call: self.target.begin(method, args, self.timeout, self.doorbell.waker()) }
+    }
+
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Opening<T> {
+        Opening::new(self.target.open(method, args, self.timeout), self.timeout)
     }
 }
 

@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use super::supervisor::{Supervisor, no_restart};
-use callgate_engine::caller::{CallContext, Callbacks, Caller, Conversing, PendingCall};
+use callgate_engine::caller::{CallContext, Callbacks, Caller, Conversing, PendingCall, StreamCall};
 use callgate_engine::service::Method;
+use callgate_transport::decoder::Transfer;
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
@@ -93,6 +94,37 @@ impl Target {
                 Err((child, error)) => child.caller.begin_failed(method, error),
             },
         }
+    }
+
+    /// Opens a stream without waiting. It stays with the child.
+    pub(super) fn open<A: Request, T: Transfer>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> StreamCall<T> {
+        match self {
+            Target::Single(caller) => caller.open_stream(method, args, timeout, false),
+            Target::Supervised(supervisor) => match supervisor.now(method) {
+                Ok(child) => child.caller.open_stream(method, args, timeout, false),
+                Err((child, error)) => child.caller.open_failed(method, error),
+            },
+        }
+    }
+
+    /// The same for a thread that waits, for memory and for a child, too.
+    pub(super) fn open_waiting<A: Request, T: Transfer>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<StreamCall<T>, CallError> {
+        Ok(match self {
+            Target::Single(caller) => caller.open_stream(method, args, timeout, true),
+            Target::Supervised(supervisor) => {
+                supervisor.living(method, timeout)?.caller.open_stream(method, args, timeout, true)
+            }
+        })
     }
 
     /// Sends a call that wants no result. It is not repeated if the child dies.

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::Items;
 use super::target::Target;
 use callgate_engine::caller::{Answered, Converse, Question};
 use callgate_engine::service::{Method, Mode, sealed};
@@ -32,9 +33,15 @@ impl sealed::Sealed for InPlace {}
 
 impl Mode for InPlace {
     type Out<R: Transfer> = Result<View<R>, CallError>;
+    type Items<T: Transfer> = Result<Items<T>, CallError>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<View<R>, CallError> {
         self.target.call(method, args, self.timeout).map(View)
+    }
+
+    /// Items are values in this mode, too.
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Result<Items<T>, CallError> {
+        Items::open(self.target.open_waiting(method, args, self.timeout)?, self.timeout)
     }
 }
 

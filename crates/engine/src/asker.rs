@@ -18,7 +18,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::access::{InUse, Lent};
+use crate::access::Lent;
 use crate::child_memory::confused;
 use crate::host::Interfaces;
 use crate::service::{Exchange, Incoming, Service, UNREADABLE, readable};
@@ -32,6 +32,7 @@ use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::panic::resume_unwind;
 
 /// The lowest bit of a callback's number in the call word of a question.
@@ -42,12 +43,12 @@ struct Unwound;
 
 impl Incoming<'_, '_> {
     /// Like [`answer`](Self::answer), for a method that calls back. Reads a copy of the request, whose slot may be used again before the method ends.
-    pub fn converse<A: Request, R: Transfer>(
+    pub fn converse<A: Request, R: Transfer, E: Display>(
         self,
-        body: impl FnOnce(&A::Archived, Conversation<'_, '_>) -> Result<R, InUse>,
+        body: impl FnOnce(&A::Archived, Conversation<'_, '_>) -> Result<R, E>,
     ) {
         let Incoming { exchange, traits } = self;
-        let copy = exchange.request.to_copy();
+        let copy = exchange.request.to_private();
         exchange.request = RequestSpan::none();
         match readable::<A>(RequestSpan::copied(&copy), exchange.alloc.pool) {
             Ok((args, _need)) => {

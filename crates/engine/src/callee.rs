@@ -6,12 +6,14 @@ use crate::child_memory::{CONFUSED, PayloadMemory, confused};
 use crate::control::Control;
 use crate::current::{self, ServedLanes};
 use crate::handshake::Hello;
-use crate::host::{Alone, Host, Parallel};
+use crate::host::{Alone, Guarded, Host, Parallel};
 use crate::lane::WorkerLanes;
 use crate::panic;
 use crate::peer_status::PeerStatus;
 use crate::request_source::RequestSource;
 use crate::service::{Exchange, Service, Turns};
+use crate::shared_service::SharedService;
+use crate::streamed_service::StreamedService;
 use crate::trusted::TrustedParent;
 use crate::{last_words, nest};
 use callgate_os::limits::{self, Wanted};
@@ -43,6 +45,10 @@ const STACK: usize = 8 << 20;
 
 /// Serves `T` to the parent with one worker, this thread, until told to stop. Never returns.
 pub fn serve<T: Service>(serving: Serving) -> ! {
+    if T::LENDS {
+        let host = Parallel::<T, Arc<StreamedService<T>>>::new(serving.parent, 1);
+        Callee::start(serving).worker(0, &host).run();
+    }
     let host = Alone::<T>::new(serving.parent);
     Callee::start(serving).worker(0, host).run()
 }
@@ -52,7 +58,14 @@ pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     if serving.segment.geometry().workers == 1 {
         serve::<T>(serving);
     }
-    let host = Parallel::<T>::new(serving.parent, serving.segment.geometry().workers);
+    match T::LENDS {
+        true => serve_all::<T, Arc<StreamedService<T>>>(serving),
+        false => serve_all::<T, SharedService<T>>(serving),
+    }
+}
+
+fn serve_all<T: Service, S: Guarded<T> + Sync>(serving: Serving) -> ! {
+    let host = Parallel::<T, S>::new(serving.parent, serving.segment.geometry().workers);
     let callee = Callee::start(serving);
     thread::scope(|scope| {
         for index in 1..callee.segment.geometry().workers {

@@ -15,6 +15,10 @@ mod exchange;
 mod conversation;
 mod conversing;
 mod one_way;
+mod bound;
+mod closing;
+mod stream_state;
+mod stream;
 mod batch;
 mod interface_table;
 mod stop;
@@ -39,6 +43,7 @@ use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use callgate_transport::segment::Segment;
+use closing::StreamCounts;
 pub use conversation::{Answered, Callbacks, Converse, Question};
 pub use conversing::Conversing;
 use lanes::Freed;
@@ -52,6 +57,7 @@ use std::any::TypeId;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
+pub use stream::StreamCall;
 
 /// How long a thread waits for a lane before it checks again whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
@@ -87,6 +93,8 @@ pub struct Caller {
     interfaces: [InterfaceSlot; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
+    /// The streams that were opened, and those that the child has been asked to drop.
+    streams: StreamCounts,
     /// Told of calls that time out, if there is a limit for them.
     overdue: Option<Arc<Overdue>>,
 }
@@ -206,6 +214,7 @@ impl Caller {
             interfaces: [const { InterfaceSlot { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
+            streams: StreamCounts::new(segment.geometry().lanes),
             overdue: None,
         }
     }
@@ -313,6 +322,9 @@ impl Caller {
     #[inline(always)]
     fn claim_for(&self, context: &mut CallContext) -> Result<Option<(LaneClaim<'_>, Ask)>, CallError> {
         let call = self.call_word(context.method, context)?;
+        if self.is_closing(context) {
+            self.await_closes(context)?;
+        }
         let Some((lane, call)) = self.claim(call, context)? else { return Ok(None) };
         failpoints::reach(Step::ParentLaneClaimed);
         Ok(Some((lane, Ask { kind: Kind::Call, call })))

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::access::{Access, AnyAccess, InUse};
+use crate::access::{Access, AnyAccess};
 use crate::lane::{ReplySlot, SendError, SentReply, WorkerRest};
 use crate::panic;
 use crate::request_source::RequestSource;
@@ -33,6 +33,10 @@ pub trait Service: Sized + 'static {
     /// The type's name, without generics, for messages.
     const NAME: &'static str;
 
+    /// Whether a method with a receiver returns a stream, which may borrow the service beyond the call.
+    #[doc(hidden)]
+    const LENDS: bool = false;
+
     /// The proxy: the type's methods, as the caller calls them.
     type Calls<M: Mode>: Send + Sync + 'static;
 
@@ -60,9 +64,16 @@ pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
     /// What a method that returns `R` returns when called this way.
     type Out<R: Transfer>;
 
+    /// What a method that returns `impl Iterator<Item = T>` returns when called this way.
+    type Items<T: Transfer>;
+
     /// Calls a method.
     #[doc(hidden)]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Self::Out<R>;
+
+    /// Calls a method that returns a stream.
+    #[doc(hidden)]
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Self::Items<T>;
 }
 
 pub mod sealed {
@@ -131,27 +142,29 @@ pub struct Method {
     pub interface: Option<InterfaceId>,
     /// Whether it may run again in another child after one has died in it.
     pub idempotent: bool,
+    /// Whether its service [lends](Service::LENDS), so that a dropped stream may be in its way.
+    pub lends: bool,
 }
 
 impl Method {
     /// No method, for errors that nobody sees.
     pub const fn nameless() -> Self {
-        Method { service: "", name: "", index: 0, interface: None, idempotent: false }
+        Method { service: "", name: "", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the service's destructor in errors.
     pub const fn drop_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the wait for one-way calls in errors.
     pub const fn flush_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "flush", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "flush", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the exchange of a child in errors.
     pub const fn restart_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// The call word of the method, whose block the child knows by the number `interface`.
@@ -239,10 +252,10 @@ impl Exchange<'_> {
 
     /// Writes the value that a method returned, or why it was not called.
     #[inline(always)]
-    pub(crate) fn reply_value<R: Encode + Archive<Archived: Checked>>(&mut self, value: Result<R, InUse>) {
+    pub(crate) fn reply_value<R: Encode + Archive<Archived: Checked>>(&mut self, value: Result<R, impl Display>) {
         match value {
             Ok(value) => self.reply(Kind::Call, &value),
-            Err(InUse(why)) => self.refuse(why),
+            Err(why) => self.refuse(&why.to_string()),
         }
     }
 
@@ -296,8 +309,9 @@ impl Exchange<'_> {
         }
     }
 
+    /// Replies that the call panicked.
     #[cold]
-    fn reply_fault(&mut self, fault: &Fault) {
+    pub(crate) fn reply_fault(&mut self, fault: &Fault) {
         self.reply(Kind::Fault, fault);
         // A message too long for a reply is cut as far as needed.
         if self.replied != Some(Kind::Fault) {
@@ -360,9 +374,9 @@ impl Incoming<'_, '_> {
         (self.exchange.call >> 16 & 0xffff) as u16
     }
 
-    /// Reads the request in place, runs the method, writes the reply.
+    /// Reads the request in place, runs the method, writes the reply: its value, or why it may not run.
     #[inline(always)]
-    pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> Result<R, InUse>) {
+    pub fn answer<A: Request, R: Transfer, E: Display>(self, body: impl FnOnce(&A::Archived) -> Result<R, E>) {
         let exchange = self.exchange;
         match readable::<A>(exchange.request, exchange.alloc.pool) {
             Ok((args, _need)) => {

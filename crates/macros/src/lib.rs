@@ -20,6 +20,7 @@ mod parse;
 mod refusals;
 mod root;
 mod sentence;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod types;

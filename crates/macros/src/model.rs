@@ -10,6 +10,7 @@ use syn::{
 
 use crate::callback::{self, Callback};
 use crate::parse::{Function, Parsed};
+use crate::stream::{self, Borrowing};
 use crate::types::{self, SelfType};
 
 /// A block that has been read.
@@ -49,8 +50,10 @@ pub(crate) struct MethodModel {
     pub(crate) arguments: Vec<Argument>,
     /// Those that stay with the caller.
     pub(crate) callbacks: Vec<Callback>,
-    /// The return type; `()` if there is none.
+    /// The return type; `()` if there is none. Of a stream, the type of its items.
     pub(crate) output: Type,
+    /// What its iterator may borrow, if it returns one.
+    pub(crate) stream: Option<Borrowing>,
     /// The position of `idempotent`: the call may run again if the child dies in it.
     pub(crate) idempotent: Option<Span>,
     /// Whether [`check`](crate::check) refused it.
@@ -242,13 +245,17 @@ impl MethodModel {
         sig: Signature,
         self_type: &SelfType,
     ) -> MethodModel {
-        let output = match &sig.output {
-            ReturnType::Default => parse_quote!(()),
-            ReturnType::Type(_, ty) => self_type.in_type(ty),
+        // A trait's would be its own type, which a bridge does not have.
+        let stream = stream::returned(&sig).filter(|_| self_type.interface.is_none());
+        let output = match (stream, &sig.output) {
+            (Some((item, _)), _) => self_type.in_type(item),
+            (None, ReturnType::Default) => parse_quote!(()),
+            (None, ReturnType::Type(_, ty)) => self_type.in_type(ty),
         };
+        let stream = stream.map(|(_, borrowing)| borrowing);
         let (shown, (arguments, callbacks)) = (sig.ident.clone(), arguments(&sig, self_type));
         let (index, idempotent, refused) = (0, None, false);
-        MethodModel { kind, shown, index, attrs, vis, sig, arguments, callbacks, output, idempotent, refused }
+        MethodModel { kind, shown, index, attrs, vis, sig, arguments, callbacks, output, stream, idempotent, refused }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {

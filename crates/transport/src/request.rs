@@ -2,7 +2,7 @@
 //!
 //! Relies on `archive` to validate them: the bytes are only as correct as the `Serialize` of the caller's types. Never copies.
 
-use crate::archive::access_until;
+use crate::archive::{access_until, copy_out};
 use crate::bare::Plain;
 use crate::commit::ALIGN;
 use crate::copy_buffer::read_copy;
@@ -54,10 +54,10 @@ impl<'a> RequestSpan<'a> {
         Self(Span::of(bytes))
     }
 
-    /// A copy of the payload, which may be read for longer.
-    pub fn to_copy(self) -> AlignedVec<ALIGN> {
-        let mut copy = AlignedVec::with_capacity(self.bytes().len());
-        copy.extend_from_slice(self.bytes());
+    /// A private copy of the payload, which [`copied`](Self::copied) reads as this does.
+    pub fn to_private(self) -> AlignedVec<ALIGN> {
+        let mut copy = AlignedVec::new();
+        copy_out(self.0, &mut copy);
         copy
     }
 

@@ -125,6 +125,23 @@ impl Supervisor {
         Err(self.down(dead, context))
     }
 
+    /// The child for a call that waits for one.
+    ///
+    /// # Errors
+    ///
+    /// `Down` if calls do not wait for the next child, or none came in time.
+    pub(in crate::bridge) fn living(
+        &self,
+        method: &'static Method,
+        timeout: Option<Duration>,
+    ) -> Result<Arc<SupervisedChild>, CallError> {
+        let child = self.current();
+        match child.is_over() && self.restart.is_some() {
+            true => self.successor_slow(&child, &CallContext::new(method, timeout)),
+            false => Ok(child),
+        }
+    }
+
     /// The child for a call that does not wait.
     ///
     /// # Errors

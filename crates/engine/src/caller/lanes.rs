@@ -168,7 +168,7 @@ impl Caller {
         requests: u64,
         context: &CallContext,
     ) -> Result<Option<LaneClaim<'_>>, CallError> {
-        if let Some(lane) = self.one_way_lane() {
+        if let Some(lane) = self.closing_lane(context).or_else(|| self.one_way_lane()) {
             let Some(mut claim) = self.lanes[lane].gate.try_claim(self) else { return Ok(None) };
             self.settle_ready(&mut claim);
             self.forget_one_way(&claim);

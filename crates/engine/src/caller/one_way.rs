@@ -53,6 +53,9 @@ impl Caller {
         if let Some(at) = nest::current() {
             return Err(at.too_nested(context.name(), "a one-way call waits for room, and may be waited for itself"));
         }
+        if self.is_closing(&context) {
+            self.await_closes(&context)?;
+        }
         let lane = &self.lanes[self.preferred_lane()];
         let mut claim = match lane.gate.try_claim(self) {
             Some(claim) => claim,

@@ -197,7 +197,7 @@ impl Caller {
         let (interface, place) = bind.unwrap_or_default();
         let ask = Ask { kind: Kind::Call, call: context.method.word(interface) };
         let bind = place.map(|place| (interface, place));
-        let lane = self.one_way_lane().map(|lane| lane as u32);
+        let lane = self.closing_lane(context).or_else(|| self.one_way_lane()).map(|lane| lane as u32);
         let call = Arc::new(Call::new(*context));
         self.enqueue(QueuedRequest { call: call.clone(), ask, bind, written, lane })?;
         Ok(call)

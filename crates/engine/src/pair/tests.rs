@@ -44,7 +44,8 @@ impl Host for Doubler {
     }
 }
 
-static METHOD: Method = Method { service: "", name: "double", index: 0, interface: None, idempotent: false };
+static METHOD: Method =
+    Method { service: "", name: "double", index: 0, interface: None, idempotent: false, lends: false };
 const LIMITS: Limits = Limits { max_payload: 8 << 20, retained: 1 << 20 };
 const TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
 

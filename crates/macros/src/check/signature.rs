@@ -10,6 +10,7 @@ use crate::callback::{self, CallbackType};
 use crate::docs::plain;
 use crate::model::{MethodKind, MethodModel};
 use crate::refusals::Refusals;
+use crate::stream;
 use crate::types::{self, TypePart, spelled};
 
 /// The largest tuple that rkyv supports.
@@ -40,8 +41,11 @@ impl SignatureCheck<'_> {
             }
         }
         self.count();
-        if let (Some(ty), false) = (returned(sig), self.method.is_constructor()) {
-            self.inside(ty, TypePlace::Output);
+        match (returned(sig), stream::returned(sig)) {
+            (Some(ty), Some(_)) if self.in_trait => self.refuse(ty, STREAM_OF_TRAIT),
+            (_, Some((item, _))) => self.inside(item, TypePlace::Output),
+            (Some(ty), None) if !self.method.is_constructor() => self.inside(ty, TypePlace::Output),
+            _ => {}
         }
     }
 
@@ -151,6 +155,9 @@ impl SignatureCheck<'_> {
                 _ => self.crosses(param),
             }
         }
+        if self.method.stream.is_some() {
+            self.refuse(ty, "an iterator that a method returns outlives its call, and so nobody would run this: return what it gives");
+        }
         if callback.params.len() > MOST_ARGUMENTS {
             let why = format!("a callback has at most {MOST_ARGUMENTS} arguments: put some of them into a struct");
             self.refuse(ty, why);
@@ -168,6 +175,11 @@ impl SignatureCheck<'_> {
             );
         } else if reference.lifetime.as_ref().is_some_and(|lifetime| lifetime.ident == "static") {
             self.refuse(reference, "the child has an argument for one call only: leave out the `'static`");
+        } else if self.method.stream.is_some() && types::argument_of(inner, "Archived").is_some() {
+            self.refuse(
+                reference,
+                "a stream keeps its arguments, and the archive is there for one call only: take the value",
+            );
         } else if self.in_trait && types::argument_of(inner, "Archived").is_some() {
             self.refuse(reference, "a trait's callers have only the archive, but a bridge sends what it was made from");
         } else {
@@ -201,6 +213,8 @@ impl SignatureCheck<'_> {
 }
 
 const SELF_ALONE: &str = "`Self` would be the bridge, which cannot cross: a trait with this function cannot be bridged";
+
+const STREAM_OF_TRAIT: &str = "a bridge has items that may fail to come, and the trait wants this very iterator: put the method on the type's own block";
 
 fn returned(sig: &Signature) -> Option<&Type> {
     match &sig.output {

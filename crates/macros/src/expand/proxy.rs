@@ -73,12 +73,18 @@ pub(crate) fn call(block: &ImplBlock, method: &MethodModel, mode: &syn::Ident) -
             }
         };
     }
+    let (out, way) = way(method);
     quote! {
         #docs
-        #vis fn #shown(&self #separator #parameters) -> #mode::Out<#output> {
-            ::__callgate::__codegen::Mode::call::<_, #output>(&self.__mode, #descriptor, #tuple)
+        #vis fn #shown(&self #separator #parameters) -> #mode::#out<#output> {
+            ::__callgate::__codegen::Mode::#way::<_, #output>(&self.__mode, #descriptor, #tuple)
         }
     }
+}
+
+/// What a mode makes of the method's result, and how it calls the method.
+pub(crate) fn way(method: &MethodModel) -> (TokenStream, TokenStream) {
+    if method.stream.is_some() { (quote!(Items), quote!(open)) } else { (quote!(Out), quote!(call)) }
 }
 
 /// The original method's visibility; a trait's methods are as public as the proxy.

@@ -93,6 +93,7 @@ pub(crate) fn descriptor(block: &ImplBlock, method: &MethodModel) -> TokenStream
                 index: #index,
                 interface: #interface,
                 idempotent: #idempotent,
+                lends: <#ty as ::__callgate::__codegen::Service>::LENDS,
             }
         }
     }

@@ -4,7 +4,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 
 use super::generics::{self, ProxyGenerics};
-use super::{callbacks, proxy, request};
+use super::{callbacks, proxy, request, stream};
 use crate::docs::plain;
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 
@@ -32,6 +32,11 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
     let (ty, name, mode) = (&block.service.ty, plain(&block.service.name), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let (construction, deprecated) = (proxy::construction(block), deprecated(block));
+    let lends = stream::lends(block).then(|| {
+        quote!(
+            const LENDS: bool = true;
+        )
+    });
     generics::impls(block, None, |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
@@ -39,6 +44,7 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
             #deprecated
             impl #impl_generics ::__callgate::__codegen::Service for #ty #conditions {
                 const NAME: &'static str = #name;
+                #lends
                 type Calls<#mode: ::__callgate::__codegen::Mode> = #proxy;
                 fn calls<#mode: ::__callgate::__codegen::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
                 #answers
@@ -144,9 +150,15 @@ fn dispatch(block: &ImplBlock) -> TokenStream {
     let arms = block.proxied().map(|method| {
         let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
         let (parameter, body) = (request::closure_parameter(method), body(block, method));
-        match method.callbacks.is_empty() {
-            true => quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output>(|#parameter| #body),),
-            false => quote!(#(#cfgs)* #index => __call.converse::<#tuple, #output>(|#parameter, __talk| #body),),
+        match (method.stream, method.callbacks.is_empty()) {
+            (Some(borrowing), _) => {
+                let opened = stream::opened(block, method, borrowing, &body);
+                quote!(#(#cfgs)* #index => #opened,)
+            }
+            (None, true) => quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output, _>(|#parameter| #body),),
+            (None, false) => {
+                quote!(#(#cfgs)* #index => __call.converse::<#tuple, #output, _>(|#parameter, __talk| #body),)
+            }
         }
     });
     quote!(match __call.index() { #(#arms)* _ => __call.unknown() })
@@ -173,9 +185,15 @@ fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
         (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#passed),*)),
         _ => quote!(<#ty>::#name(#(#passed),*)),
     };
+    let run = match (&method.stream, &method.output) {
+        (Some(_), item) => {
+            quote!(::std::boxed::Box::new(#run) as ::__callgate::__codegen::BoxedIterator<'static, #item>)
+        }
+        (None, _) => run,
+    };
     let (way, run) = match (method.callbacks.is_empty(), method.kind == MethodKind::Function) {
         (false, _) => callbacks::conversation(method, ty, run),
-        (true, true) => (quote!(function), quote!(|| #run)),
+        (true, true) => (quote!(free), quote!(|| #run)),
         (true, false) => (way(method), quote!(|__service| #run)),
     };
     let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, #run));
