@@ -81,6 +81,7 @@ impl Caller {
             self.publish_begun(claim, ask, len, context);
         });
         if is_sent {
+            self.announce_begun(claim);
             claim.pending.push_back((at.1, call.clone()));
             self.note_due(context, at);
         }
