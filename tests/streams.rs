@@ -171,6 +171,10 @@ impl Source {
         (0..20u8).map(move |byte| SharedBox::copied(&vec![byte; len]).expect("memory"))
     }
 
+    pub fn vectors(&self, len: usize) -> impl Iterator<Item = Vec<u8>> {
+        (0..20).map(move |byte| vec![byte; len])
+    }
+
     pub fn pairs(&self) -> impl Iterator<Item = Result<u8, String>> {
         [Ok(1), Err("two".into()), Ok(3)].into_iter()
     }
@@ -557,6 +561,21 @@ fn large_items_and_boxes_come_whole() {
             assert!(source.texts(1 << 20).unwrap().nth(1).is_some_and(|text| text.is_ok()));
             assert!(source.boxes(1 << 20).unwrap().nth(3).is_some_and(|item| item.is_ok()));
         }
+    });
+}
+
+#[test]
+fn items_come_one_by_one_where_there_is_memory_for_no_more() {
+    within(60, "items_come_one_by_one_where_there_is_memory_for_no_more", || {
+        // Room for a few of them beside each other.
+        let source = Source::bridge().max_payload(4 << 20).memory(16 << 20).start().unwrap();
+        for (byte, item) in (0..20u8).zip(source.vectors(3 << 20).unwrap()) {
+            assert!(item.is_ok_and(|item| item.len() == 3 << 20 && item.iter().all(|&at| at == byte)), "{byte}");
+        }
+        let awaited = source.begin().vectors(3 << 20);
+        let lens = pollster::block_on(async { awaited.await.unwrap().map_ok(|item| item.len()).try_collect().await });
+        assert_eq!(lens, Ok(vec![3 << 20; 20]));
+        assert_eq!(source.push("five"), Ok(5));
     });
 }
 

@@ -43,21 +43,39 @@ trait Pull {
     fn pull(&mut self, exchange: &mut Exchange<'_>) -> bool;
 }
 
-impl<T: Transfer, O> Pull for StreamCell<O, T> {
+/// An open stream of `T`.
+struct OpenStream<O, T> {
+    /// An item for which there was no memory. Dropped before the iterator.
+    unsent: Option<T>,
+    cell: StreamCell<O, T>,
+}
+
+impl<O: 'static, T: Transfer> OpenStream<O, T> {
+    fn boxed(cell: StreamCell<O, T>) -> Box<dyn Pull> {
+        Box::new(Self { unsent: None, cell })
+    }
+}
+
+impl<O, T: Transfer> Pull for OpenStream<O, T> {
     fn pull(&mut self, exchange: &mut Exchange<'_>) -> bool {
-        let item = self.next();
+        let item = self.unsent.take().or_else(|| self.cell.next());
         exchange.reply(Kind::Call, &item);
-        // An item that cannot be sent ends the stream, too.
+        if exchange.replied == Some(Kind::Exhausted) {
+            // Items before it may have the memory: a later request gets it, in its turn.
+            self.unsent = item;
+            return true;
+        }
+        // An item that cannot be sent at all ends the stream, too.
         item.is_some() && exchange.replied == Some(Kind::Call)
     }
 }
 
 /// The open streams of one worker, by their numbers. A stream that is being asked has left its place.
-type OpenStreams = BTreeMap<u64, Option<Box<dyn Pull>>>;
+type OpenTable = BTreeMap<u64, Option<Box<dyn Pull>>>;
 
 thread_local! {
     /// Never dropped with its thread: a process that exits early does not run the user's destructors.
-    static OPEN: ManuallyDrop<RefCell<OpenStreams>> = const { ManuallyDrop::new(RefCell::new(OpenStreams::new())) };
+    static OPEN: ManuallyDrop<RefCell<OpenTable>> = const { ManuallyDrop::new(RefCell::new(OpenTable::new())) };
 }
 
 /// Answers a request for a stream of this worker's.
@@ -204,7 +222,7 @@ impl Incoming<'_, '_> {
         self.enter(|request, trusts| {
             let OpeningRequest { number, args, _need } = OpeningRequest::<A>::read(request, trusts)?;
             let iterator = method(args).map_err(NotOpened::refused)?;
-            Ok((number, Box::new(StreamCell::new((), |()| Ok::<_, NotOpened>(iterator))?)))
+            Ok((number, OpenStream::boxed(StreamCell::new((), |()| Ok::<_, NotOpened>(iterator))?)))
         });
     }
 
@@ -224,7 +242,7 @@ impl Incoming<'_, '_> {
                 drop(_need);
                 Ok::<_, NotOpened>(method(loan, args, values, held.insert(to_hold)))
             })?;
-            Ok((opened, Box::new(cell)))
+            Ok((opened, OpenStream::boxed(cell)))
         });
     }
 

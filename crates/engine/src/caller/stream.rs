@@ -19,7 +19,7 @@ use callgate_transport::bounds::MAX_AHEAD;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::{Deadline, Waited};
-use callgate_transport::error::{CallError, Started};
+use callgate_transport::error::{CallError, Payload, Started};
 use callgate_transport::request::Request;
 use std::collections::VecDeque;
 use std::mem;
@@ -43,8 +43,11 @@ pub struct StreamCall<T: Transfer> {
     come: VecDeque<Pulled<T>>,
     /// Pulls that have not been taken, wherever they are.
     ahead: u32,
-    /// How many there may be.
+    /// How many there may be now, and at most.
     window: u32,
+    most: u32,
+    /// The last pull was sent when there was no other.
+    is_lone: bool,
     /// When the task has waited too long for the next item.
     due: Option<Deadline>,
     is_over: bool,
@@ -73,36 +76,41 @@ impl<T: Transfer> StreamCall<T> {
 
     /// The next item, waited for as long as `timeout` says; `None` after the last one, and after an error.
     pub fn next(&mut self, timeout: Option<Duration>) -> Option<Result<T, CallError>> {
-        if self.is_over {
-            return None;
-        }
-        if self.come.is_empty() {
-            match self.wait_for_more(until(timeout)) {
-                Ok(true) => {}
-                Ok(false) => return Some(Err(self.time_out(timeout))),
-                Err(error) => return Some(Err(self.fail(error))),
+        let until = until(timeout);
+        while !self.is_over {
+            if self.come.is_empty() {
+                match self.wait_for_more(until) {
+                    Ok(true) => {}
+                    Ok(false) => return Some(Err(self.time_out(timeout))),
+                    Err(error) => return Some(Err(self.fail(error))),
+                }
+            }
+            if let Poll::Ready(item) = self.first() {
+                return item;
             }
         }
-        self.first()
+        None
     }
 
     /// The same, for a task.
     pub fn poll_next(&mut self, waker: &Waker, timeout: Option<Duration>) -> Poll<Option<Result<T, CallError>>> {
-        if self.is_over {
-            return Poll::Ready(None);
-        }
-        if self.come.is_empty() {
-            match self.look(waker) {
-                Ok(true) => {}
-                Ok(false) if self.is_due(timeout) => return Poll::Ready(Some(Err(self.time_out(timeout)))),
-                Ok(false) => return Poll::Pending,
-                Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
+        while !self.is_over {
+            if self.come.is_empty() {
+                match self.look(waker) {
+                    Ok(true) => {}
+                    Ok(false) if self.is_due(timeout) => return Poll::Ready(Some(Err(self.time_out(timeout)))),
+                    Ok(false) => return Poll::Pending,
+                    Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
+                }
+            }
+            if self.due.take().is_some() {
+                self.caller.timers.cancel(self.stream.set_timer(None));
+            }
+            if let Poll::Ready(item) = self.first() {
+                return Poll::Ready(item);
             }
         }
-        if self.due.take().is_some() {
-            self.caller.timers.cancel(self.stream.set_timer(None));
-        }
-        Poll::Ready(self.first())
+        Poll::Ready(None)
     }
 
     pub fn method(&self) -> &'static Method {
@@ -114,9 +122,9 @@ impl<T: Transfer> StreamCall<T> {
         self.is_over
     }
 
-    /// Takes the first item that has come.
-    fn first(&mut self) -> Option<Result<T, CallError>> {
-        let pulled = self.come.pop_front()?;
+    /// Takes the first item that has come; `Pending` if another must be waited for.
+    fn first(&mut self) -> Poll<Option<Result<T, CallError>>> {
+        let Some(pulled) = self.come.pop_front() else { return Poll::Pending };
         self.ahead -= 1;
         let item = match pulled {
             Pulled::Item(item) => item,
@@ -128,13 +136,18 @@ impl<T: Transfer> StreamCall<T> {
                     // If it fails, so does the next wait.
                     let _ = self.pull_ahead();
                 }
-                Some(Ok(item))
+                Poll::Ready(Some(Ok(item)))
             }
             Ok(None) => {
                 self.end(false);
-                None
+                Poll::Ready(None)
             }
-            Err(error) => Some(Err(self.fail(error))),
+            // The child keeps the item: there was no room for it beside those before it.
+            Err(CallError::Exhausted { what: Payload::Reply, .. }) if !self.is_lone => {
+                (self.window, self.most) = (1, 1);
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Some(Err(self.fail(error)))),
         }
     }
 
@@ -144,6 +157,7 @@ impl<T: Transfer> StreamCall<T> {
         if caller.peer.is_in_fork() {
             return Err(caller.in_fork_slow(&self.context));
         }
+        let mut is_noted = false;
         let has_come = loop {
             if self.stream.take(&mut self.come) {
                 break Ok(true);
@@ -157,10 +171,14 @@ impl<T: Transfer> StreamCall<T> {
                 break Err(error);
             }
             batch::notify_begun();
-            self.stream.await_change();
-            match caller.lanes[self.lane as usize].gate.want(&*caller) {
+            let gate = &caller.lanes[self.lane as usize].gate;
+            let claim = gate.try_claim(&*caller).or_else(|| {
+                is_noted = true;
+                self.stream.await_change();
+                gate.want(&*caller)
+            });
+            match claim {
                 Some(mut claim) => {
-                    self.stream.take_turn();
                     caller.watch_stream(&self.stream, &self.context, &mut claim, until);
                     claim.owe();
                 }
@@ -168,7 +186,7 @@ impl<T: Transfer> StreamCall<T> {
             }
         };
         // A turn that was given and not used goes to the next.
-        let turn = self.stream.stop_waiting();
+        let turn = if is_noted { self.stream.stop_waiting() } else { None };
         if let Some(mut claim) = turn.and_then(|lane| caller.lanes[lane as usize].gate.want(&*caller)) {
             claim.owe();
         }
@@ -229,13 +247,16 @@ impl<T: Transfer> StreamCall<T> {
 
     /// Asks for items, as many as the window and the lane have room for; for one at least, if none is under way.
     fn pull_ahead(&mut self) -> Result<(), CallError> {
-        let wanted = self.window.saturating_sub(self.ahead);
+        let (wanted, before) = (self.window.saturating_sub(self.ahead), self.ahead);
         let sent = self.caller.pull(&self.stream, &self.context, (self.lane, self.number), wanted)?;
         self.ahead += sent;
-        self.window = (self.window * 2).min(MAX_AHEAD);
+        self.window = (self.window * 2).min(self.most);
         if self.ahead == 0 {
             self.caller.queue_bound(self.lane, &self.stream, PULL, self.number, MayWait::No)?;
             self.ahead = 1;
+        }
+        if self.ahead > before {
+            self.is_lone = self.ahead == 1;
         }
         Ok(())
     }
@@ -346,6 +367,8 @@ impl Caller {
             come: VecDeque::new(),
             ahead: 0,
             window: FIRST_WINDOW,
+            most: MAX_AHEAD,
+            is_lone: false,
             due: None,
             is_over: false,
         }
@@ -385,7 +408,7 @@ impl Caller {
             claim.owe();
         }
         let count = u64::from(wanted).min(claim.credit()) as u32;
-        let mut sent = 0;
+        let (mut sent, first) = (0, claim.position());
         while sent < count {
             match self.send_pull(&mut claim, stream, context, number) {
                 Ok(()) => sent += 1,
@@ -393,6 +416,7 @@ impl Caller {
                 Err(_) => break,
             }
         }
+        stream.sent(first..first + u64::from(sent));
         if sent > 0 && !self.is_in_batch(lane) {
             self.bells[(lane % self.workers) as usize].notify();
         }
@@ -411,7 +435,6 @@ impl Caller {
         let len = self.write_on(claim, Kind::Call, &number, MayWait::No, context)?;
         let position = claim.position();
         claim.publish_quietly(Kind::Call, word, len, &*self.pool);
-        stream.sent(position);
         claim.pending.push_back((position, stream.clone()));
         Ok(())
     }

@@ -6,6 +6,8 @@
 
 use super::settle::{self, Settle, WaitedBy, Wakes};
 use super::{CallContext, Caller, LaneClaim};
+use callgate_os::sync::AtomicU32;
+use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::Deadline;
@@ -14,6 +16,7 @@ use callgate_transport::moved_reply::MovedReply;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::mem;
+use std::ops::Range;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -28,6 +31,8 @@ pub(super) enum Pulled<T> {
 /// A stream, as its consumer and whoever has its lane share it.
 pub(super) struct SharedStream<T> {
     context: CallContext,
+    /// Not 0 when nobody wants any more of it. Written with the lock held.
+    is_abandoned: AtomicU32,
     state: Mutex<StreamState<T>>,
     /// Notified when something has come, or the thread may have the lane.
     changed: Condvar,
@@ -41,8 +46,6 @@ struct StreamState<T> {
     /// The number of the pull that is in the queue.
     queued: Option<u64>,
     waker: Option<Waker>,
-    /// Nobody wants any more of it.
-    is_abandoned: bool,
     /// A thread waits for it.
     is_awaited: bool,
     /// The lane that this thread may have.
@@ -67,12 +70,11 @@ impl<T> SharedStream<T> {
             under_way: VecDeque::new(),
             queued: None,
             waker: None,
-            is_abandoned: false,
             is_awaited: false,
             turn: None,
             timer: None,
         };
-        Self { context, state: Mutex::new(state), changed: Condvar::new() }
+        Self { context, is_abandoned: AtomicU32::new(0), state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Moves everything that has come to `to`. Returns whether there was anything.
@@ -88,7 +90,8 @@ impl<T> SharedStream<T> {
     /// Ends it for its consumer.
     pub(super) fn abandon(&self) -> AbandonedStream<T> {
         let mut state = self.state.lock();
-        state.is_abandoned = true;
+        // Relaxed: read again with the lock held wherever it matters.
+        self.is_abandoned.store(1, Relaxed);
         AbandonedStream {
             under_way: mem::take(&mut state.under_way),
             queued: state.queued.take(),
@@ -112,9 +115,14 @@ impl<T> SharedStream<T> {
         self.state.lock().under_way.front().copied()
     }
 
-    /// Notes that the pull at this position has been published.
-    pub(super) fn sent(&self, position: u64) {
-        self.state.lock().under_way.push_back(position);
+    /// Notes that the pulls at these positions have been published.
+    pub(super) fn sent(&self, positions: Range<u64>) {
+        self.state.lock().under_way.extend(positions);
+    }
+
+    fn is_abandoned(&self) -> bool {
+        // Relaxed: as above.
+        self.is_abandoned.load(Relaxed) != 0
     }
 
     /// Enters what the first pull under way has brought, and tells whoever waits.
@@ -122,7 +130,7 @@ impl<T> SharedStream<T> {
         let mut state = self.state.lock();
         state.under_way.pop_front();
         state.queued = None;
-        if state.is_abandoned {
+        if self.is_abandoned() {
             drop(state);
             // Not under the lock: an item's destructor is the user's code.
             return drop(pulled);
@@ -149,9 +157,10 @@ impl<T> SharedStream<T> {
         mem::replace(&mut self.state.lock().timer, timer)
     }
 
-    /// Notes that this thread is about to sleep until something comes.
+    /// Notes that this thread is about to sleep until something comes, and wants the lane.
     pub(super) fn await_change(&self) {
-        self.state.lock().is_awaited = true;
+        let mut state = self.state.lock();
+        (state.is_awaited, state.turn) = (true, None);
     }
 
     /// Sleeps until something has come, this thread may have the lane, or the time is over.
@@ -164,11 +173,6 @@ impl<T> SharedStream<T> {
                 Some(_) => {}
             }
         }
-    }
-
-    /// Notes that this thread has the lane that it may have been given.
-    pub(super) fn take_turn(&self) {
-        self.state.lock().turn = None;
     }
 
     /// Notes that no thread waits any more. Returns the lane that it has been given and has not used.
@@ -190,17 +194,18 @@ impl<T: Transfer> Settle for SharedStream<T> {
 
     fn send(&self, (_, position): (u32, u64), publish: &mut dyn FnMut()) -> bool {
         let mut state = self.state.lock();
-        if !state.is_abandoned {
+        let is_wanted = !self.is_abandoned();
+        if is_wanted {
             // Under the lock, so that nobody withdraws a pull that is yet to be published.
             publish();
             state.queued = None;
             state.under_way.push_back(position);
         }
-        !state.is_abandoned
+        is_wanted
     }
 
     fn settle(&self, caller: &Caller, claim: &mut LaneClaim<'_>) -> bool {
-        if self.state.lock().is_abandoned {
+        if self.is_abandoned() {
             return caller.drop_next(claim, &self.context).unwrap_or(true);
         }
         let position = claim.replies().position();
@@ -223,7 +228,7 @@ impl<T: Transfer> Settle for SharedStream<T> {
 
     fn waited_by(&self) -> WaitedBy {
         let state = self.state.lock();
-        match (state.is_abandoned, state.is_awaited, &state.waker) {
+        match (self.is_abandoned(), state.is_awaited, &state.waker) {
             (true, ..) => WaitedBy::Abandoned,
             (_, true, _) => WaitedBy::Thread,
             (.., Some(_)) => WaitedBy::Task,
