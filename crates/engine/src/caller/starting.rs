@@ -34,6 +34,7 @@ impl Caller {
         let context = CallContext::new(method, timeout);
         // Nested calls have no lane of their own.
         if method.interface.is_none()
+            && !self.is_closing(&context)
             && !self.peer.is_in_fork()
             && let Some(claim) = self.claim_own_with_room()
         {
