@@ -9,6 +9,7 @@ use super::batch;
 use super::settle::Exactness;
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
 use crate::lane::{CallerLane, Frame, SendError};
+use crate::peer_status::Cause;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Decoder;
 use callgate_transport::doorbell::{Deadline, Waited};
@@ -341,6 +342,10 @@ impl Caller {
             self.settle_ready(lane);
             if lane.credit() > 0 {
                 return Ok(());
+            }
+            // What such a peer has written stays, and looks like a reply for ever.
+            if let Some(Cause::Corrupt(_)) = self.peer.peer_status.cause() {
+                return Err(self.over(Started::No, context));
             }
             match lane.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {
                 Waited::Ready if !context.deadline().has_passed() => {}
