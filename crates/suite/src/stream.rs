@@ -8,9 +8,11 @@ use crate::interleave::{Budget, Subject, interleave, rows};
 use crate::pending::{self, SENT, means};
 use crate::pin::{self, Pinned};
 use crate::report::BenchReport;
-use crate::workload::check;
+use crate::workload::{self, CallKind, check};
 use crate::{BoxError, Clock, Progress};
 use callgate::{Bridge, Items, Wait, bridge};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// Gives numbers. A service of its own: methods that lend to streams take another way to the service.
 #[derive(Debug)]
@@ -59,6 +61,7 @@ pub fn subjects(callee: usize) -> Result<Vec<Subject>, BoxError> {
         pending::raw_stream(callee)?,
         pending::sent(pending::polling(callee)?).beside("raw stream"),
         items(callee)?.beside("callgate send"),
+        workload::subject("callgate add", CallKind::Add, &Rc::new(RefCell::new(pending::polling(callee)?))).polling(),
         lending_add(callee)?,
     ])
 }

@@ -1,6 +1,6 @@
 //! Streams as the caller has them: a window of requests for items, pulls, is under way on the lane that opened the stream, each answered with one item.
 //!
-//! The window is the credit: the child makes no item that was not asked for, and the consumer asks for more when it has taken half. All requests for a
+//! The window is the credit: the child makes no item that was not asked for, and the consumer asks for more when it has taken a quarter. All requests for a
 //! stream go to one lane, so they are answered in their order, by the worker that has the iterator. Dropping a stream never waits.
 
 #![forbid(unsafe_code)]
@@ -132,7 +132,8 @@ impl<T: Transfer> StreamCall<T> {
         };
         match item {
             Ok(Some(item)) => {
-                if self.ahead <= self.window / 2 {
+                // A quarter at a time: pulls are on their way while the child still has some, and the lane is not claimed for each.
+                if self.ahead <= self.window - self.window / 4 {
                     // If it fails, so does the next wait.
                     let _ = self.pull_ahead();
                 }
