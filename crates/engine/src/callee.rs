@@ -7,7 +7,7 @@ use crate::control::Control;
 use crate::current::{self, ServedLanes};
 use crate::handshake::Hello;
 use crate::host::{Alone, Host, Parallel};
-use crate::lane::{SentReply, WorkerLanes};
+use crate::lane::{SentReply, WorkerBell, WorkerLanes};
 use crate::panic;
 use crate::peer_status::PeerStatus;
 use crate::service::{Exchange, SHORT, Service};
@@ -31,6 +31,7 @@ use callgate_transport::shared_box;
 use callgate_transport::wake::Bells;
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -54,22 +55,7 @@ pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     }
     let host = Parallel::<T>::new(serving.parent, serving.segment.geometry().workers);
     let callee = Callee::start(serving);
-    thread::scope(|scope| {
-        for index in 1..callee.segment.geometry().workers {
-            let worker = callee.worker(index, &host);
-            let thread = thread::Builder::new().name(callee.worker_name(index)).stack_size(STACK);
-            if let Err(error) = thread.spawn_scoped(scope, || worker.run_aside()) {
-                let limit = limits::behind(&error, Wanted::Task);
-                let why =
-                    format!("callgate: child {} ends: starting worker {index}{limit}: {error}", std::process::id());
-                last_words::say(&why);
-                eprintln!("{why}");
-                std::process::exit(CONFUSED);
-            }
-        }
-        // This thread builds the service and drops it: both are asked for on lane 0.
-        callee.worker(0, &host).run_or_end()
-    })
+    callee.run_workers(&|index| callee.worker(index, &host).run())
 }
 
 /// A child that has told its parent that it serves.
@@ -92,7 +78,7 @@ pub struct Callee {
 }
 
 impl Callee {
-    fn start(serving: Serving) -> Self {
+    pub(crate) fn start(serving: Serving) -> Self {
         let Serving { control, segment, backing, bells, hello, parent } = serving;
         last_words::keep(segment.last_words());
         panic::install_hook();
@@ -105,12 +91,46 @@ impl Callee {
         Self { segment, bells, hello, parent, memory }
     }
 
+    /// Has every worker run, each on a thread of its own but for the first, which has this one: it builds the service and drops it, as both are asked
+    /// for on lane 0. Never returns.
+    pub(crate) fn run_workers(&self, run: &(impl Fn(u32) -> Infallible + Sync)) -> ! {
+        thread::scope(|scope| {
+            for index in 1..self.segment.geometry().workers {
+                let thread = thread::Builder::new().name(self.worker_name(index)).stack_size(STACK);
+                let run_aside = move || {
+                    last_words::prepare_thread();
+                    run_or_end(|| run(index))
+                };
+                if let Err(error) = thread.spawn_scoped(scope, run_aside) {
+                    let limit = limits::behind(&error, Wanted::Task);
+                    let why =
+                        format!("callgate: child {} ends: starting worker {index}{limit}: {error}", std::process::id());
+                    last_words::say(&why);
+                    eprintln!("{why}");
+                    std::process::exit(CONFUSED);
+                }
+            }
+            run_or_end(|| run(0))
+        })
+    }
+
     /// The worker `index`, which carries out the requests on its lanes with `host`.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
+        let (lanes, parent, chain, served) = self.parts(index);
+        Worker::new(lanes, parent, host).with_chain(chain, served)
+    }
+
+    /// What the worker `index` has: its lanes, the memory, its chain, and what `current` knows.
+    pub(crate) fn parts(&self, index: u32) -> (WorkerLanes, Parent, u64, ServedLanes) {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait), true);
         let parent = Parent { memory: self.memory.clone(), trusted: self.parent };
         let served = ServedLanes::new(&self.segment, index, self.hello.parent_pid);
-        Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index), served)
+        (lanes, parent, chain(&self.segment, index), served)
+    }
+
+    /// What wakes the worker `index`.
+    pub(crate) fn bell(&self, index: u32) -> WorkerBell {
+        WorkerBell::new(&self.segment, index, &self.bells)
     }
 
     /// The main thread's name and the worker's number; a listing of 15 bytes shows both.
@@ -250,19 +270,13 @@ impl<H: Host> Worker<H, Parent> {
             }
         }
     }
+}
 
-    /// Like [`run_or_end`](Self::run_or_end), on a thread of its own.
-    fn run_aside(self) -> ! {
-        last_words::prepare_thread();
-        self.run_or_end()
-    }
-
-    /// Like [`run`](Self::run). A panic outside of a method is an error in callgate, and ends the process: otherwise the other threads would live on,
-    /// and this one's callers would wait for ever.
-    fn run_or_end(self) -> ! {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.run()));
-        std::process::exit(CONFUSED);
-    }
+/// Has a worker run that is one of several. A panic outside of a method is an error in callgate, and ends the process: otherwise the other threads would
+/// live on, and this one's callers would wait for ever.
+fn run_or_end(run: impl FnOnce() -> Infallible) -> ! {
+    let _ = catch_unwind(AssertUnwindSafe(run));
+    std::process::exit(CONFUSED);
 }
 
 impl<H: Host, A: RequestSource> Worker<H, A> {
@@ -337,7 +351,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         let reply = match exchange.replied {
             Some(reply) => reply,
             None if kind == Kind::Stop => return Ok(self.put_off_stop(returned)),
-            None => refuse_unanswered(&mut exchange),
+            None => exchange.refuse_unanswered(),
         };
         if returned.is_some() {
             nest::leave();
@@ -404,13 +418,7 @@ fn carry_out<H: Host>(host: &mut H, kind: Kind, exchange: &mut Exchange<'_>, is_
 }
 
 #[cold]
-fn refuse_unanswered(exchange: &mut Exchange<'_>) -> Kind {
-    exchange.refuse("its dispatch gave no reply");
-    Kind::Refused
-}
-
-#[cold]
-fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
+pub(crate) fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
     exchange.reply(Kind::Fault, fault);
     // A message too long for a reply is cut as far as needed.
     if exchange.replied != Some(Kind::Fault) {

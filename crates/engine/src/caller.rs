@@ -11,6 +11,7 @@ mod lanes;
 mod call_state;
 mod pending;
 mod starting;
+mod unordered;
 mod exchange;
 mod one_way;
 mod batch;
@@ -19,13 +20,14 @@ mod stop;
 
 use crate::current;
 use crate::gate::GateGuard;
-use crate::lane::WorkerBell;
+use crate::lane::{Unanswered, WorkerBell};
 use crate::link::Link;
 use crate::nest;
 use crate::overdue::{Lateness, Overdue};
 use crate::peer::{Peer, PeerLink};
 use crate::saved_args::SavedArgs;
-use crate::service::{MAX_INTERFACES, Method, Service};
+use crate::service::{MAX_INTERFACES, Method, Service, TASKS};
+use crate::watcher::Reactive;
 use attend::Timers;
 pub use batch::batch;
 use callgate_os::sync::Ordering::Relaxed;
@@ -71,6 +73,10 @@ pub struct Caller {
     hold: Arc<dyn PeerLink>,
     pub wait: Wait,
     workers: u32,
+    /// Whether the child's calls are tasks, so that replies come as they end.
+    is_unordered: bool,
+    /// What tells the child's dispatch functions from those of other children: the number of its workers, or [`TASKS`].
+    dispatches: u32,
     /// How to reach each worker without a lane.
     bells: Box<[WorkerBell]>,
     /// The name of the peer's first chain, see `nest`; 0 for a peer that only serves callbacks, where it is not needed.
@@ -163,12 +169,16 @@ impl Caller {
         let chains = segment.header().chains.load(Relaxed);
         let mut caller = Self::of(segment, link.peer.clone(), link.clone(), wait, TypeId::of::<T>());
         let hold: Arc<dyn PeerLink> = link.clone();
-        let overdue = lateness.map(|lateness| Overdue::new(segment, Arc::downgrade(&hold), lateness));
-        (caller.chains, caller.overdue, caller.queue) = (chains, overdue, Queue::new(queue));
+        (caller.chains, caller.queue) = (chains, Queue::new(queue));
+        let watched = segment.is_unordered() && lateness.is_some();
+        let unanswered: Vec<_> = caller.lanes.iter().filter(|_| watched).map(|_| Unanswered::default()).collect();
         let caller = Arc::new_cyclic(|itself: &Weak<Self>| {
             caller.itself = itself.clone();
+            let taker = watched.then(|| (itself.clone() as Weak<dyn Reactive>, &*unanswered));
+            caller.overdue = lateness.map(|lateness| Overdue::new(segment, Arc::downgrade(&hold), lateness, taker));
             caller
         });
+        caller.show_unanswered(&unanswered);
         let itself: Weak<Self> = Arc::downgrade(&caller);
         link.react_with(itself);
         caller
@@ -187,7 +197,9 @@ impl Caller {
             hold,
             wait,
             bells,
-            workers: segment.geometry().workers,
+            workers,
+            is_unordered: segment.is_unordered(),
+            dispatches: if segment.is_unordered() { TASKS } else { workers },
             chains: 0,
             queue: Queue::new(QueueLimits::DEFAULT),
             freed: Freed::new(),

@@ -175,7 +175,7 @@ impl<T: Service> Host for &Parallel<T> {
 // ---- both kinds ------------------------------------------------------------------------------------------------------
 
 /// Drops the service. It has been taken out before, so that a panic in its destructor does not leave it to be dropped again.
-fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
+pub(crate) fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
     failpoints::reach(Step::ChildStopping);
     exchange.reply(Kind::Stop, &());
     drop(service);
@@ -183,15 +183,15 @@ fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
 
 /// The dispatch functions of a service's bridged traits, each with what the parent said of it: number n is at n - 1. A number stays with one
 /// interface for good.
-struct Interfaces<D>([OnceLock<((u64, u64), D)>; MAX_INTERFACES]);
+pub(crate) struct Interfaces<D>([OnceLock<((u64, u64), D)>; MAX_INTERFACES]);
 
 impl<D: Copy> Interfaces<D> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self([const { OnceLock::new() }; MAX_INTERFACES])
     }
 
     #[inline]
-    fn get(&self, number: u16) -> Option<D> {
+    pub(crate) fn get(&self, number: u16) -> Option<D> {
         let (_, dispatch) = self.place(number)?.get()?;
         Some(*dispatch)
     }
@@ -203,7 +203,7 @@ impl<D: Copy> Interfaces<D> {
 
     /// Enters an interface into the table: the call word is its number, the payload the offset of its dispatch function in the parent's executable,
     /// and its number in any executable.
-    fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64, u64) -> Option<D>) {
+    pub(crate) fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64, u64) -> Option<D>) {
         let said = exchange.request.read::<(u64, u64)>().map(|(args, _)| (args.0.to_native(), args.1.to_native()));
         let found = said.ok().and_then(|said| Some((said, dispatch_at(said.0, said.1)?)));
         let (Some((said, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {

@@ -27,6 +27,8 @@ pub mod link;
 
 // The service that is called.
 pub mod access;
+pub mod block_on;
+pub mod async_access;
 pub mod saved_args;
 pub mod service;
 pub mod bridged_traits;
@@ -35,6 +37,7 @@ pub mod host;
 
 // The callee and the caller.
 pub mod callee;
+pub mod tasks;
 pub mod overdue;
 pub mod caller;
 pub mod follow;

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod task;
+
 use crate::access::{Access, SharedService};
 use crate::lane::{ReplySlot, SendError};
 use callgate_os::image::Fnv;
@@ -21,6 +23,7 @@ use rkyv::Archive;
 use rkyv::rancor::Failure;
 use std::any::TypeId;
 use std::fmt::Display;
+pub use task::{Finish, TaskAccess, TaskCall, TaskFuture};
 
 /// A type whose instances can live behind a `Bridge`. Implemented by `#[bridge]` on the type's impl block.
 #[diagnostic::on_unimplemented(
@@ -49,6 +52,21 @@ pub trait Service: Sized + 'static {
     /// Runs the method named by the call on the service behind `access`.
     #[doc(hidden)]
     fn dispatch(access: impl Access<Self>, call: Incoming<'_, '_>);
+
+    /// Whether the method with this number takes `&mut self`.
+    #[doc(hidden)]
+    fn is_exclusive(index: u16) -> bool;
+
+    /// Whether any method of the type's own block is async.
+    #[doc(hidden)]
+    const IS_ASYNC: bool = false;
+
+    /// Begins a call of an async method. Any other call comes back.
+    #[doc(hidden)]
+    fn begin<'a>(access: TaskAccess<'a, Self>, call: TaskCall) -> Result<TaskFuture<'a>, TaskCall> {
+        let _ = access;
+        Err(call)
+    }
 }
 
 /// A way of calling a service's methods. One proxy is generated for all of them.
@@ -78,6 +96,21 @@ pub trait Interface<T>: 'static {
 
     /// Runs the method named by the call on the service behind `access`.
     fn dispatch(access: impl Access<T>, call: Incoming<'_, '_>);
+
+    /// Whether the method with this number takes `&mut self`.
+    fn is_exclusive(index: u16) -> bool;
+
+    /// Whether any method is async.
+    const IS_ASYNC: bool = false;
+
+    /// Begins a call of an async method. Any other call comes back.
+    fn begin<'a>(access: TaskAccess<'a, T>, call: TaskCall) -> Result<TaskFuture<'a>, TaskCall>
+    where
+        T: 'static,
+    {
+        let _ = access;
+        Err(call)
+    }
 }
 
 /// Traits of one service that can be called through one bridge.
@@ -89,12 +122,18 @@ pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
 /// The dispatch function of an interface, for a child with several workers.
 pub(crate) type ParallelDispatch<T> = fn(&SharedService<T>, Incoming<'_, '_>);
 
+/// Makes a task of a call of an interface, for a child whose calls are tasks.
+pub(crate) type TaskDispatch<T> = for<'a> fn(TaskAccess<'a, T>, TaskCall) -> TaskFuture<'a>;
+
+/// In place of the number of workers: asks for the function that makes tasks.
+pub(crate) const TASKS: u32 = 0;
+
 /// Tells one interface of a service from the others.
 #[derive(Clone, Copy, Debug)]
 pub struct InterfaceId {
     /// The service that the dispatch function is for.
     pub(crate) service: fn() -> TypeId,
-    /// The address of the dispatch function in this process, for a child with this many workers.
+    /// The address of the dispatch function in this process, for a child with this many workers, or with [`TASKS`].
     pub(crate) dispatch: fn(u32) -> usize,
     /// A number that differs, except by chance, when two builds disagree on the trait's methods or types.
     pub(crate) key: fn() -> u64,
@@ -109,8 +148,14 @@ impl InterfaceId {
         fn parallel_dispatch<T: Service, I: Interface<T>>(service: &SharedService<T>, call: Incoming<'_, '_>) {
             I::dispatch(service, call);
         }
+        fn task_dispatch<T: Service, I: Interface<T>>(access: TaskAccess<'_, T>, call: TaskCall) -> TaskFuture<'_> {
+            I::begin(access, call).unwrap_or_else(|call| {
+                call.in_turn(access, I::is_exclusive, |service, call| I::dispatch(service, call))
+            })
+        }
         fn address<T: Service, I: Interface<T>>(workers: u32) -> usize {
             match workers {
+                TASKS => task_dispatch::<T, I> as TaskDispatch<T> as usize,
                 1 => dispatch::<T, I> as Dispatch<T> as usize,
                 _ => parallel_dispatch::<T, I> as ParallelDispatch<T> as usize,
             }
@@ -221,7 +266,30 @@ pub struct Exchange<'a> {
     pub(crate) is_one_way: bool,
 }
 
+impl<'a> Exchange<'a> {
+    /// The end of a task.
+    pub(crate) fn of_task(
+        slot: ReplySlot<'a>,
+        alloc: &'a AllocContext<'a>,
+        request: RequestSpan<'a>,
+        call: u64,
+    ) -> Self {
+        Self { slot, alloc, request, call, replied: None, is_one_way: false }
+    }
+}
+
 impl Exchange<'_> {
+    /// The kind of the reply. Refuses a request without one.
+    pub(crate) fn settled(&mut self) -> Kind {
+        self.replied.unwrap_or_else(|| self.refuse_unanswered())
+    }
+
+    #[cold]
+    pub(crate) fn refuse_unanswered(&mut self) -> Kind {
+        self.refuse("its dispatch gave no reply");
+        Kind::Refused
+    }
+
     /// Writes a reply. If it is too long, writes a reply that says so instead. A second reply replaces the first: a panic in the value's destructor
     /// becomes a fault.
     #[inline(always)]

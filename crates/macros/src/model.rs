@@ -45,8 +45,10 @@ pub(crate) struct MethodModel {
     /// The signature as written; a made-up one for a field.
     pub(crate) sig: Signature,
     pub(crate) arguments: Vec<Argument>,
-    /// The return type; `()` if there is none.
+    /// The return type; `()` if there is none. Of an async method, what its future gives.
     pub(crate) output: Type,
+    /// Whether it gives a future: an `async fn`, or one that returns `impl Future`.
+    pub(crate) is_async: bool,
     /// The position of `idempotent`: the call may run again if the child dies in it.
     pub(crate) idempotent: Option<Span>,
     /// Whether [`check`](crate::check) refused it.
@@ -153,6 +155,11 @@ impl ImplBlock {
         })
     }
 
+    /// Whether any of its methods is async.
+    pub(crate) fn is_async(&self) -> bool {
+        self.crossing().any(|method| method.is_async)
+    }
+
     pub(crate) fn generics(&self) -> &Generics {
         &self.item.generics
     }
@@ -238,12 +245,27 @@ impl MethodModel {
         sig: Signature,
         self_type: &SelfType,
     ) -> MethodModel {
-        let output = match &sig.output {
-            ReturnType::Default => parse_quote!(()),
-            ReturnType::Type(_, ty) => self_type.in_type(ty),
+        let future = types::future_of(&sig);
+        let output = match (&sig.output, future) {
+            (_, Some(ty)) => self_type.in_type(ty),
+            (ReturnType::Default, _) => parse_quote!(()),
+            (ReturnType::Type(_, ty), _) => self_type.in_type(ty),
         };
+        let is_async = sig.asyncness.is_some() || future.is_some();
         let (shown, arguments) = (sig.ident.clone(), arguments(&sig, self_type));
-        MethodModel { kind, shown, index: 0, attrs, vis, sig, arguments, output, idempotent: None, refused: false }
+        MethodModel {
+            kind,
+            shown,
+            index: 0,
+            attrs,
+            vis,
+            sig,
+            arguments,
+            output,
+            is_async,
+            idempotent: None,
+            refused: false,
+        }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {

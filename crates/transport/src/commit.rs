@@ -42,6 +42,8 @@ pub enum Kind {
     Withdrawn = 12,
     /// Request: nothing. Reply: everything sent before on this lane has been carried out.
     Flush = 13,
+    /// Request: withdraw the call whose position is the call word, which has started. Only where calls are tasks.
+    Cancel = 14,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
@@ -70,6 +72,7 @@ impl Kind {
             11 => Self::Beyond,
             12 => Self::Withdrawn,
             13 => Self::Flush,
+            14 => Self::Cancel,
             _ => return None,
         })
     }

@@ -68,8 +68,9 @@ impl Caller {
             if has_ended && may_listen {
                 self.end_calls(claim);
             }
+            let has_cancels = self.is_unordered && self.send_cancels(claim);
             self.send_queued(claim);
-            let (mut has_task, index) = (!self.queue.is_empty(), claim.index());
+            let (mut has_task, index) = (!self.queue.is_empty() || has_cancels, claim.index());
             for (_, call) in &claim.pending {
                 match call.waited_by() {
                     WaitedBy::Thread => return Some((index, call.clone())),
@@ -92,7 +93,8 @@ impl Caller {
     #[cold]
     pub(super) fn attend_while_waiting(&self, claim: &mut LaneClaim<'_>) {
         claim.clear_want();
-        if self.workers == 1 {
+        if self.workers == 1 || self.is_unordered {
+            self.send_cancels(claim);
             self.send_queued(claim);
         }
         claim.owe();

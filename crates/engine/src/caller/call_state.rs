@@ -83,6 +83,13 @@ impl<R: Reply> Call<R> {
         Self { context, state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// A call whose request has been sent.
+    pub(super) fn sent(context: CallContext, (lane, position): (u32, u64)) -> Self {
+        let call = Self::new(context);
+        call.state.lock().phase = CallPhase::Sent { lane, position };
+        call
+    }
+
     pub(super) fn finish(&self, outcome: Result<R, CallError>) {
         self.enter(CallPhase::Done(outcome));
     }
@@ -169,7 +176,7 @@ impl<R: Reply> Settle for Call<R> {
         if self.state.lock().is_abandoned {
             return caller.drop_next(claim, &self.context).unwrap_or(true);
         }
-        let position = claim.replies().position();
+        let Some(position) = claim.next_position() else { return false };
         match caller.take::<R>(claim, position, Kind::Call, &self.context) {
             Some(outcome) => {
                 self.finish(outcome);

@@ -63,7 +63,8 @@ impl Caller {
         let len = self.write_behind_others(&mut claim, &args, &context)?;
         drop(args);
         // What a request carries comes back with its reply.
-        let is_silent = !claim.carries_anything() && !claim.wants_acknowledgement();
+        // A task's end is known only by its reply.
+        let is_silent = !claim.carries_anything() && !claim.wants_acknowledgement() && !self.is_unordered;
         let kind = if is_silent { Kind::Send } else { Kind::Call };
         lane.note_sender();
         let position = self.publish_begun(&mut claim, Ask { kind, call }, len, &context);
@@ -111,6 +112,10 @@ impl Caller {
             if !claim.has_one_way() {
                 continue;
             }
+            if self.is_unordered {
+                self.await_one_way(&mut claim, &context)?;
+                continue;
+            }
             self.wait_for_room(&mut claim, &context)?;
             let ask = Ask { kind: Kind::Flush, call: 0 };
             let flushed = self
@@ -133,7 +138,7 @@ impl Caller {
         let mut carries = false;
         while let Some(one) = lane.acknowledge_one() {
             let context = &CallContext::new(const { &Method::nameless() }, None);
-            let failure = match lane.replies().take_at(one.position) {
+            let failure = match lane.reply_to(&one) {
                 Ok(None) => continue,
                 Err(what) => Some(self.corrupt(what, context)),
                 Ok(Some(frame)) => {
@@ -184,7 +189,7 @@ impl Caller {
 
 /// One-way calls may have run before whatever it is that ends a flush.
 #[cold]
-fn maybe_started(mut error: CallError) -> CallError {
+pub(super) fn maybe_started(mut error: CallError) -> CallError {
     if let Some(started) = error.started_mut() {
         *started = Started::Unknown;
     }

@@ -82,7 +82,7 @@ impl<R: Reply> Drop for PendingCall<R> {
 
 impl Caller {
     /// The outcome of a call, if it is there.
-    fn outcome_of<R: Reply>(&self, call: &Call<R>) -> Option<Result<R, CallError>> {
+    pub(super) fn outcome_of<R: Reply>(&self, call: &Call<R>) -> Option<Result<R, CallError>> {
         let mut state = call.state.lock();
         if !state.phase.has_outcome() {
             return None;
@@ -113,7 +113,7 @@ impl Caller {
         match self.claim_of(at) {
             Some((mut claim, position)) => {
                 self.settle_ready(&mut claim);
-                if waker.is_some() && claim.replies().position() == position {
+                if waker.is_some() && claim.may_be_next(position) {
                     // Its turn is next, and a fast call never leaves its task.
                     claim.poll_briefly(&self.peer.peer_status);
                     self.settle_ready(&mut claim);
@@ -193,7 +193,7 @@ impl Caller {
     }
 
     /// Waits at a lane until the call has an outcome or the time is over, and takes every reply that comes.
-    fn watch<R: Reply>(&self, call: &Call<R>, position: u64, claim: &mut LaneClaim<'_>, until: Deadline) {
+    pub(super) fn watch<R: Reply>(&self, call: &Call<R>, position: u64, claim: &mut LaneClaim<'_>, until: Deadline) {
         let context = &call.context;
         loop {
             self.settle_ready(claim);
@@ -307,6 +307,9 @@ impl Caller {
             Exactness::Unknown => withdrawal.mark(position),
         };
         failpoints::reach(Step::ParentWithdrawn);
+        if self.is_unordered {
+            self.cancel((lane, position));
+        }
         let overdue = self.overdue.as_ref();
         // A share of no timeout is no time.
         if let Some(overdue) = overdue.filter(|overdue| context.limit.timeout.is_some() || overdue.has_fixed_grace()) {

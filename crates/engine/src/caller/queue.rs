@@ -123,7 +123,7 @@ impl Caller {
             match lane.gate.want(self) {
                 Some(mut claim) => claim.owe(),
                 // Other workers may be free while this lane's is not: a lane is left to more requests when its holder leaves.
-                None if self.workers == 1 => lane.rouse(),
+                None if self.workers == 1 || self.is_unordered => lane.rouse(),
                 None => {}
             }
             if self.queue.is_empty() {

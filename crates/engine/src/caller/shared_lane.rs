@@ -11,6 +11,7 @@ use callgate_transport::doorbell;
 use callgate_transport::layout::CallerLine;
 use callgate_transport::segment::{Placed, Segment};
 use callgate_transport::wake::{Bells, Sleeper};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct SharedLane {
     pub(super) has_one_way: AtomicU32,
     /// Not 0 while a thread of its own takes a reply here.
     pub(super) is_taken_aside: AtomicU32,
+    /// Calls that have started and that nobody wants any more, which the child has not been told: their positions.
+    pub(super) cancelled: Mutex<Vec<u64>>,
 }
 
 impl SharedLane {
@@ -40,6 +43,7 @@ impl SharedLane {
             bell: bells.lane(index),
             has_one_way: AtomicU32::new(0),
             is_taken_aside: AtomicU32::new(0),
+            cancelled: Mutex::default(),
         }
     }
 
@@ -69,9 +73,16 @@ impl LaneState {
     }
 
     /// The call whose reply is the next one, if it is a pending call's.
-    pub(super) fn next_call(&self) -> Option<Arc<dyn Settle>> {
+    /// It is then the first of the pending ones.
+    pub(super) fn next_call(&mut self) -> Option<Arc<dyn Settle>> {
+        let next = self.lane.next_position()?;
+        if self.lane.is_unordered() {
+            let place = self.pending.iter().position(|(at, _)| *at == next)?;
+            let found = self.pending.remove(place)?;
+            self.pending.push_front(found);
+        }
         let (at, call) = self.pending.front()?;
-        (*at == self.lane.replies().position()).then(|| call.clone())
+        (*at == next).then(|| call.clone())
     }
 }
 

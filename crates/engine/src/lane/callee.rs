@@ -12,7 +12,7 @@ use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::outgoing_frame::{CallerBell, SendError, place};
-use callgate_transport::ring::{Consumer, Frame, Producer};
+use callgate_transport::ring::{ANSWERS, Consumer, Frame, Producer};
 use callgate_transport::segment::Segment;
 use callgate_transport::validator::Checked;
 use callgate_transport::wake::Bells;
@@ -82,6 +82,29 @@ impl CalleeLane {
         let ReplyWriter { ring, caller } = &mut self.replies;
         self.requests.release();
         ring.publish(kind, carries, place);
+        failpoints::reach(Step::ChildReplyStored);
+        caller.notify();
+    }
+
+    /// The position of the request that has been begun last, until it is released.
+    pub(crate) fn request_position(&self) -> u64 {
+        self.requests.position()
+    }
+
+    /// Releases the request that has been begun, and copied: its reply comes when its task ends.
+    pub(crate) fn release_request(&mut self) {
+        self.requests.release();
+    }
+
+    /// The slot for the next reply, to a request that has been released.
+    pub(crate) fn reply_slot(&mut self) -> ReplySlot<'_> {
+        ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments, is_withdrawn: false }
+    }
+
+    /// Publishes and announces the written reply to the request that is the `answers`th of the unanswered ones.
+    pub(crate) fn publish_answer(&mut self, kind: Kind, carries: u64, place: Place, answers: usize) {
+        let ReplyWriter { ring, caller } = &mut self.replies;
+        ring.publish(kind, carries | (answers as u64) << ANSWERS, place);
         failpoints::reach(Step::ChildReplyStored);
         caller.notify();
     }

@@ -67,16 +67,26 @@ impl WorkerLanes {
         Some(found)
     }
 
+    /// The index of a lane with a request, as [`wait`](Self::wait) finds it, if there is one now.
+    pub(crate) fn look(&mut self) -> Option<usize> {
+        let found = self.find(|_| ())?;
+        self.last = found;
+        Some(found)
+    }
+
+    /// Waits until `is_done`, which may look for requests itself.
+    pub(crate) fn wait_until(&self, mut is_done: impl FnMut(Option<usize>) -> bool) {
+        self.waiter(None).wait(Deadline::NEVER, || is_done(self.find(CalleeLane::fetch_lines)));
+    }
+
+    /// The number of lanes, which is also the index at which the end is found.
+    pub(crate) fn count(&self) -> usize {
+        self.lanes.len()
+    }
+
     #[inline(never)]
     fn wait_slow(&self, peer_status: Option<&PeerStatus>) -> Option<usize> {
-        let waiter = Waiter {
-            bell: &self.worker.bell,
-            sleeper: &*self.own_bell,
-            wait: self.wait,
-            pace: &self.pace,
-            dead: peer_status.map(PeerStatus::dead),
-            peer_cpu: self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu()),
-        };
+        let waiter = self.waiter(peer_status);
         let mut found = None;
         loop {
             let waited = waiter.wait(Deadline::NEVER, || {
@@ -86,6 +96,17 @@ impl WorkerLanes {
             if found.is_some() || waited == Waited::Dead {
                 return found;
             }
+        }
+    }
+
+    fn waiter<'a>(&'a self, peer_status: Option<&'a PeerStatus>) -> Waiter<'a> {
+        Waiter {
+            bell: &self.worker.bell,
+            sleeper: &*self.own_bell,
+            wait: self.wait,
+            pace: &self.pace,
+            dead: peer_status.map(PeerStatus::dead),
+            peer_cpu: self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu()),
         }
     }
 

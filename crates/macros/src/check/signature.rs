@@ -39,15 +39,17 @@ impl SignatureCheck<'_> {
             }
         }
         self.count();
-        if let (Some(ty), false) = (returned(sig), self.method.is_constructor()) {
+        let output = types::future_of(sig).or(returned(sig));
+        if let (Some(ty), false) = (output, self.method.is_constructor()) {
             self.inside(ty, TypePlace::Output);
         }
     }
 
     fn qualifiers(&mut self, sig: &Signature) {
         let name = plain(&sig.ident);
-        if let Some(keyword) = &sig.asyncness {
-            let why = "but a call runs to its end in the child: make it a plain `fn` that blocks there";
+        if let (Some(keyword), true) = (&sig.asyncness, self.method.is_constructor()) {
+            let why =
+                "but there are no tasks in the child before it has its service: make it a plain `fn` that blocks there";
             self.refuse(keyword, format!("`{name}` is async, {why}"));
         }
         if let Safety::Unsafe(keyword) = &sig.safety {

@@ -6,6 +6,7 @@ pub(crate) mod generics;
 pub(crate) mod proxy;
 mod request;
 pub(crate) mod service;
+mod tasks;
 
 use proc_macro2::TokenStream;
 use quote::quote;
