@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::doorbell::Doorbell;
+use super::reactor;
 use super::target::Target;
 use callgate_engine::caller::PendingCall;
 use callgate_engine::service::{Method, Mode, sealed};
@@ -88,7 +89,13 @@ impl<R: Transfer> Pending<R> {
     ///
     /// If the result has been taken before.
     pub fn poll(&mut self) -> Option<Result<R, CallError>> {
-        self.call.poll(self.doorbell.waker())
+        let waker = self.doorbell.waker();
+        let outcome = self.call.poll(waker);
+        if outcome.is_none() && waker.is_some() {
+            // A loop of the user's own is no reactor.
+            self.call.caller().rely_on_watcher();
+        }
+        outcome
     }
 
     /// Waits for the result.
@@ -132,7 +139,11 @@ impl<R: Transfer> Future for Pending<R> {
     type Output = Result<R, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.call.poll(Some(context.waker())).map_or(Poll::Pending, Poll::Ready)
+        let outcome = self.call.poll(Some(context.waker()));
+        if outcome.is_none() {
+            reactor::attend(self.call.caller());
+        }
+        outcome.map_or(Poll::Pending, Poll::Ready)
     }
 }
 

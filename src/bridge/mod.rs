@@ -15,6 +15,7 @@ mod deferred;
 mod doorbell;
 mod entry;
 mod one_way;
+mod reactor;
 mod restart;
 mod starting_child;
 mod supervisor;

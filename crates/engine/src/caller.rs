@@ -10,6 +10,7 @@ mod attend;
 mod lanes;
 mod call_state;
 mod pending;
+mod reactors;
 mod starting;
 mod unordered;
 mod exchange;
@@ -44,6 +45,7 @@ use parking_lot::Mutex;
 pub use pending::PendingCall;
 use queue::Queue;
 pub use queue::QueueLimits;
+use reactors::Reactors;
 use shared_lane::{LaneState, SharedLane};
 use starting::Sending;
 use std::any::TypeId;
@@ -62,6 +64,7 @@ pub struct Caller {
     /// Where threads wait for one of them.
     freed: Freed,
     timers: Arc<Timers>,
+    reactors: Reactors,
     /// The first failure of a one-way call since the last flush.
     one_way_failure: Mutex<Option<CallError>>,
     /// Bytes of payload that a slot holds.
@@ -170,6 +173,7 @@ impl Caller {
         let mut caller = Self::of(segment, link.peer.clone(), link.clone(), wait, TypeId::of::<T>());
         let hold: Arc<dyn PeerLink> = link.clone();
         (caller.chains, caller.queue) = (chains, Queue::new(queue));
+        caller.reactors = Reactors::new(Some(link.shared_ring()));
         let watched = segment.is_unordered() && lateness.is_some();
         let unanswered: Vec<_> = caller.lanes.iter().filter(|_| watched).map(|_| Unanswered::default()).collect();
         let caller = Arc::new_cyclic(|itself: &Weak<Self>| {
@@ -204,6 +208,7 @@ impl Caller {
             queue: Queue::new(QueueLimits::DEFAULT),
             freed: Freed::new(),
             timers: Timers::new(),
+            reactors: Reactors::new(None),
             one_way_failure: Mutex::new(None),
             slot_capacity: segment.geometry().capacity(),
             service,

@@ -52,6 +52,11 @@ impl<R: Reply> PendingCall<R> {
         self.caller.abandon(&self.call, Exactness::Known)
     }
 
+    /// The side that has called.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
     pub fn method(&self) -> &'static Method {
         self.call.context.method
     }
@@ -174,6 +179,7 @@ impl Caller {
                 self.watch(call, position, &mut claim, until);
                 claim.owe();
             } else {
+                self.rely_on_watcher();
                 call.sleep(until);
             }
             if let Some(outcome) = self.outcome_of(call) {

@@ -119,6 +119,7 @@ impl Caller {
             let QueueLimits { calls, bytes } = self.queue.limits;
             return Err(CallError::Busy { call: context.name(), lanes: self.lanes.len() as u32, calls, bytes });
         }
+        self.rely_on_watcher();
         for lane in &self.lanes {
             match lane.gate.want(self) {
                 Some(mut claim) => claim.owe(),

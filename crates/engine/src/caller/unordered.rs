@@ -40,6 +40,7 @@ impl Caller {
             }
             if !claim.may_cancel() {
                 lane.cancelled.lock().push(position);
+                self.rely_on_watcher();
                 return true;
             }
             let ask = Ask { kind: Kind::Cancel, call: position };
