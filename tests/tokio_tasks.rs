@@ -148,3 +148,16 @@ fn a_child_whose_calls_wait_uses_no_cpu() {
         drop(waiting);
     });
 }
+
+#[cfg(feature = "sandbox")]
+#[test]
+fn the_strictest_sandbox_leaves_methods_their_timers() {
+    within(60, "the_strictest_sandbox_leaves_methods_their_timers", || {
+        let strict = callgate::Sandbox::strict();
+        if strict.check().is_err() {
+            return;
+        }
+        let sleeper = Sleeper::bridge().sandbox(strict).start().expect("the bridge starts");
+        assert_eq!(sleeper.sleep(5), Ok(5));
+    });
+}

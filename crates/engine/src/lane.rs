@@ -227,6 +227,12 @@ impl WorkerBell {
         Self { line: segment.worker_line(index), sleeper: bells.worker(index) }
     }
 
+    /// How to reach the worker with this line.
+    #[cfg(all(test, loom))]
+    pub(crate) fn of(line: Placed<WorkerLine>, sleeper: Arc<dyn Sleeper>) -> Self {
+        Self { line, sleeper }
+    }
+
     /// Tells the worker that requests have been published.
     pub(crate) fn notify(&self) {
         doorbell::notify(&self.line.bell, &self.sleeper);
@@ -274,6 +280,9 @@ pub struct WorkerLanes {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, not(loom)))]
+mod unordered_tests;
 
 #[cfg(all(test, loom))]
 mod loom_models;

@@ -13,7 +13,7 @@ use std::task::Wake;
 /// The tasks of one worker that are to be polled.
 pub(super) struct Ready {
     queue: Mutex<VecDeque<usize>>,
-    /// Not 0 if there may be any. Written with the lock held.
+    /// Not 0 if there may be any: set after one has been queued, and cleared before all are taken.
     is_any: AtomicU32,
     bell: WorkerBell,
 }
@@ -25,7 +25,7 @@ impl Ready {
 
     /// Whether there may be any.
     pub fn is_any(&self) -> bool {
-        // Relaxed, L3: the queue is read under its lock.
+        // Relaxed, L3: what was queued before is found under the lock.
         self.is_any.load(Relaxed) != 0
     }
 
@@ -34,17 +34,14 @@ impl Ready {
         if !self.is_any() {
             return VecDeque::new();
         }
-        let mut queue = self.queue.lock();
         self.is_any.store(0, Relaxed);
-        std::mem::take(&mut queue)
+        std::mem::take(&mut self.queue.lock())
     }
 
     fn push(&self, task: usize) {
-        let mut queue = self.queue.lock();
-        queue.push_back(task);
+        self.queue.lock().push_back(task);
         // Relaxed, K1: ordered before the look at `parked` by the fence in `notify`.
         self.is_any.store(1, Relaxed);
-        drop(queue);
         // K2 and K3.
         self.bell.notify();
     }
@@ -80,5 +77,48 @@ impl Wake for TaskWaker {
         if self.is_queued.swap(1, AcqRel) == 0 {
             self.ready.push(self.task);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+    use callgate_os::futex::Futex;
+    use callgate_transport::doorbell::{Deadline, Pace, Wait, Waiter};
+    use callgate_transport::layout::{AWAKE, BellLine, WorkerLine};
+    use callgate_transport::segment::Placed;
+    use callgate_transport::wake::FutexSleeper;
+
+    /// A task is woken twice while its worker is about to sleep, or polls it: it is polled after each.
+    #[test]
+    fn loom_a_task_that_is_woken_is_polled() {
+        loom::model(|| {
+            let bell = BellLine { parked: Futex::new(AWAKE), cpu: AtomicU32::new(0) };
+            let line = Placed::on_heap(WorkerLine { bell, lanes_in_use: AtomicU32::new(0) });
+            let ready = Ready::new(WorkerBell::of(line.clone(), Arc::new(FutexSleeper)));
+            let (waker, done) = (TaskWaker::new(&ready, 0), Arc::new(AtomicU32::new(0)));
+            let (theirs, their_done) = (waker.clone(), done.clone());
+            let waking = loom::thread::spawn(move || {
+                for step in 1..=2 {
+                    their_done.store(step, Relaxed);
+                    theirs.wake_by_ref();
+                }
+            });
+            let pace = Pace::new();
+            let (bell, sleeper) = (&line.bell, &FutexSleeper);
+            let waiter = Waiter { bell, sleeper, wait: Wait::Park, pace: &pace, dead: None, peer_cpu: 0 };
+            // The task has nothing left to do once it has seen the last step.
+            loop {
+                let polled = ready.take().into_iter().any(|_| {
+                    waker.begin_poll();
+                    done.load(Relaxed) == 2
+                });
+                if polled {
+                    break;
+                }
+                waiter.wait(Deadline::NEVER, || ready.is_any());
+            }
+            waking.join().unwrap();
+        });
     }
 }
