@@ -1,6 +1,6 @@
 //! How calls that are tasks reach the service of a child: through a lock that a task waits for without its thread.
 //!
-//! Methods with `&self` run interleaved, those with `&mut self` alone, whether or not they await. Turns are given in the order in which tasks asked, so
+//! Methods with `&self` run interleaved, those with `&mut self` alone, whether or not they await. TurnQueue are given in the order in which tasks asked, so
 //! neither kind keeps out the other. A task that is dropped gives up its place.
 
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 pub struct AsyncService<T> {
     /// Locked only by whoever has a turn for it, so that nobody waits at this lock.
     service: RwLock<Option<T>>,
-    turns: Mutex<Turns>,
+    turns: Mutex<TurnQueue>,
 }
 
 /// How a task wants the service.
@@ -30,23 +30,23 @@ pub enum Want {
 
 /// Who has the service, and who waits for it.
 #[derive(Default)]
-struct Turns {
+struct TurnQueue {
     /// Tasks that have it shared.
     readers: usize,
     has_writer: bool,
     /// Tasks that wait, in the order in which they asked.
-    queue: VecDeque<Waiting>,
+    queue: VecDeque<WaitingTask>,
     /// The number of the next task that waits.
     next: u64,
 }
 
-struct Waiting {
+struct WaitingTask {
     number: u64,
     want: Want,
     waker: Waker,
 }
 
-impl Turns {
+impl TurnQueue {
     fn is_free_for(&self, want: Want) -> bool {
         !self.has_writer && (want == Want::Shared || self.readers == 0)
     }
@@ -116,7 +116,7 @@ impl<T> AsyncService<T> {
 
 /// Waits in the queue.
 struct WaitForTurn<'a> {
-    turns: &'a Mutex<Turns>,
+    turns: &'a Mutex<TurnQueue>,
     want: Want,
     /// Its number there, from the first poll until it has its turn.
     number: Option<u64>,
@@ -148,7 +148,7 @@ impl<'a> Future for WaitForTurn<'a> {
             None => {
                 let number = turns.next;
                 turns.next += 1;
-                turns.queue.push_back(Waiting { number, want: self.want, waker });
+                turns.queue.push_back(WaitingTask { number, want: self.want, waker });
                 self.number = Some(number);
                 None
             }
@@ -175,7 +175,7 @@ impl Drop for WaitForTurn<'_> {
 
 /// A task's turn.
 pub(crate) struct Turn<'a> {
-    turns: &'a Mutex<Turns>,
+    turns: &'a Mutex<TurnQueue>,
     want: Want,
 }
 

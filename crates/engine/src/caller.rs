@@ -21,7 +21,7 @@ mod stop;
 
 use crate::current;
 use crate::gate::GateGuard;
-use crate::lane::{Unanswered, WorkerBell};
+use crate::lane::{UnansweredSet, WorkerBell};
 use crate::link::Link;
 use crate::nest;
 use crate::overdue::{Lateness, Overdue};
@@ -175,7 +175,7 @@ impl Caller {
         (caller.chains, caller.queue) = (chains, Queue::new(queue));
         caller.reactors = Reactors::new(Some(link.shared_ring()));
         let watched = segment.is_unordered() && lateness.is_some();
-        let unanswered: Vec<_> = caller.lanes.iter().filter(|_| watched).map(|_| Unanswered::default()).collect();
+        let unanswered: Vec<_> = caller.lanes.iter().filter(|_| watched).map(|_| UnansweredSet::default()).collect();
         let caller = Arc::new_cyclic(|itself: &Weak<Self>| {
             caller.itself = itself.clone();
             let taker = watched.then(|| (itself.clone() as Weak<dyn Reactive>, &*unanswered));

@@ -76,11 +76,11 @@ pub struct CallerLane {
     /// The position that the next reply named, when it was last looked at.
     named: Cell<u64>,
     /// The positions of the unanswered requests, for an onlooker, if there is one.
-    shown: Option<Unanswered>,
+    shown: Option<UnansweredSet>,
 }
 
 /// The positions of the unanswered requests of a lane where replies come as calls end, as an onlooker sees them.
-pub(crate) type Unanswered = Arc<Mutex<BTreeSet<u64>>>;
+pub(crate) type UnansweredSet = Arc<Mutex<BTreeSet<u64>>>;
 
 /// A request whose result nobody wants.
 #[derive(Clone, Copy)]
@@ -117,14 +117,14 @@ struct ReplyWriter {
 pub(crate) struct LaneView {
     replies: Onlooker,
     /// Where replies come as calls end.
-    unanswered: Option<Unanswered>,
+    unanswered: Option<UnansweredSet>,
     callee: Placed<CalleeLine>,
     worker: u32,
 }
 
 impl LaneView {
     /// A view of lane `index`.
-    pub fn new(segment: &Segment, index: u32, unanswered: Option<Unanswered>) -> Self {
+    pub fn new(segment: &Segment, index: u32, unanswered: Option<UnansweredSet>) -> Self {
         let (worker, _) = segment.geometry().worker_of(index);
         Self { replies: Onlooker::new(segment.replies(index)), unanswered, callee: segment.callee_line(index), worker }
     }

@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::lane::{LaneView, Unanswered, is_past};
+use crate::lane::{LaneView, UnansweredSet, is_past};
 use crate::peer::PeerLink;
 use crate::watcher::{self, Due, Reactive};
 use callgate_transport::error::{CallError, CallName};
@@ -116,7 +116,7 @@ impl Overdue {
         segment: &Segment,
         hold: Weak<dyn PeerLink>,
         lateness: Lateness,
-        taker: Option<(Weak<dyn Reactive>, &[Unanswered])>,
+        taker: Option<(Weak<dyn Reactive>, &[UnansweredSet])>,
     ) -> Arc<Self> {
         let unanswered = |index: u32| taker.as_ref().and_then(|(_, all)| all.get(index as usize)).cloned();
         let lanes =

@@ -32,7 +32,7 @@ use callgate_transport::commit::{Kind, Place};
 use callgate_transport::error::Fault;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::memory_pool::{AllocContext, TimeLimit};
-use host::{TaskHost, Tasks};
+use host::{AsyncHost, TaskHost};
 use ready::{Ready, TaskWaker};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -45,7 +45,7 @@ const BATCH: usize = 64;
 
 /// Serves `T` with one worker, this thread. Never returns.
 pub fn serve<T: Service>(serving: Serving) -> ! {
-    let (host, trusted) = (Tasks::<T>::new(serving.parent, 1), serving.parent);
+    let (host, trusted) = (AsyncHost::<T>::new(serving.parent, 1), serving.parent);
     let callee = Callee::start(serving);
     TaskWorker::new(&callee, 0, &host, trusted).run()
 }
@@ -53,7 +53,7 @@ pub fn serve<T: Service>(serving: Serving) -> ! {
 /// Serves `T` with as many workers as the parent asks for. Never returns.
 pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     let (workers, trusted) = (serving.segment.geometry().workers, serving.parent);
-    let host = Tasks::<T>::new(serving.parent, workers);
+    let host = AsyncHost::<T>::new(serving.parent, workers);
     let callee = Callee::start(serving);
     callee.run_workers(&|index| TaskWorker::new(&callee, index, &host, trusted).run())
 }

@@ -4,9 +4,10 @@
 
 use callgate_engine::caller::Caller;
 use callgate_engine::watcher::Reactive;
+use callgate_os::sync::AtomicU32;
+use callgate_os::sync::Ordering::{Relaxed, SeqCst};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -23,16 +24,16 @@ pub(super) trait Ring: Send + Sync + Sized + 'static {
 }
 
 /// Looks for replies whenever the child rings.
-struct Listener<R> {
+struct RingListener<R> {
     ring: R,
     caller: Weak<Caller>,
     /// Its number among the caller's reactors.
     number: u64,
     /// Rings without reason in a row.
     idle: AtomicU32,
-    /// Whether a thread looks now, and whether it is to look again.
-    is_looking: AtomicBool,
-    must_look: AtomicBool,
+    /// Not 0 if a thread looks now, and if it is to look again.
+    is_looking: AtomicU32,
+    must_look: AtomicU32,
 }
 
 /// Has the driver that `R` stands for wake tasks from now on. If it cannot, the watcher does.
@@ -46,20 +47,20 @@ pub(super) fn listen<R: Ring>(caller: &Arc<Caller>, number: u64) {
         caller.add_reactor(number, Arc::new(()));
         return;
     };
-    let listener = Arc::new(Listener {
+    let listener = Arc::new(RingListener {
         ring,
         caller: Arc::downgrade(caller),
         number,
         idle: AtomicU32::new(0),
-        is_looking: AtomicBool::new(false),
-        must_look: AtomicBool::new(false),
+        is_looking: AtomicU32::new(0),
+        must_look: AtomicU32::new(0),
     });
     caller.add_reactor(number, listener.clone());
     // Also registers it. What has been rung before is found, because the descriptor is readable by then.
     listener.wake();
 }
 
-impl<R: Ring> Listener<R> {
+impl<R: Ring> RingListener<R> {
     /// Looks for replies until there is no ring any more.
     fn look(self: &Arc<Self>) {
         let waker = Waker::from(self.clone());
@@ -67,8 +68,8 @@ impl<R: Ring> Listener<R> {
         while let Poll::Ready(rung) = self.ring.poll_rung(&mut context) {
             let Some(caller) = self.caller.upgrade() else { return };
             let has_reason = caller.react();
-            let idle = if has_reason { 0 } else { self.idle.load(Ordering::Relaxed) + 1 };
-            self.idle.store(idle, Ordering::Relaxed);
+            let idle = if has_reason { 0 } else { self.idle.load(Relaxed) + 1 };
+            self.idle.store(idle, Relaxed);
             if rung.is_err() || idle > MOST_IDLE {
                 return caller.remove_reactor(self.number);
             }
@@ -76,19 +77,20 @@ impl<R: Ring> Listener<R> {
     }
 }
 
-impl<R: Ring> Wake for Listener<R> {
+impl<R: Ring> Wake for RingListener<R> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     /// One thread at a time looks. A wake that finds one looking, such as one that comes out of `poll_rung` itself, has that one look again.
     fn wake_by_ref(self: &Arc<Self>) {
-        // SeqCst: either the thread that looks sees the mark after it has left, or this one finds that it has left.
-        self.must_look.store(true, Ordering::SeqCst);
-        while self.must_look.load(Ordering::SeqCst) && !self.is_looking.swap(true, Ordering::SeqCst) {
-            self.must_look.store(false, Ordering::SeqCst);
+        // SeqCst throughout: whoever leaves stores `is_looking`, and then reads `must_look`; whoever comes stores `must_look`, and then reads `is_looking`. So
+        // not both find what was before: the one sees that it is to look again, or the other that nobody looks.
+        self.must_look.store(1, SeqCst);
+        while self.must_look.load(SeqCst) != 0 && self.is_looking.swap(1, SeqCst) == 0 {
+            self.must_look.store(0, SeqCst);
             self.look();
-            self.is_looking.store(false, Ordering::SeqCst);
+            self.is_looking.store(0, SeqCst);
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::call_state::Call;
 use super::one_way::maybe_started;
 use super::{Ask, CallContext, Caller, LaneClaim};
-use crate::lane::Unanswered;
+use crate::lane::UnansweredSet;
 use crate::service::Method;
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::{Deadline, Waited};
@@ -96,7 +96,7 @@ impl Caller {
     }
 
     /// Has the lanes say which requests have no reply, for whoever judges how long calls take.
-    pub(super) fn show_unanswered(&self, unanswered: &[Unanswered]) {
+    pub(super) fn show_unanswered(&self, unanswered: &[UnansweredSet]) {
         for (lane, unanswered) in self.lanes.iter().zip(unanswered) {
             // Nobody else knows this caller yet.
             lane.gate.try_claim(self).into_iter().for_each(|mut claim| claim.show_unanswered(unanswered.clone()));

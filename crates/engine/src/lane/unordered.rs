@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CallerLane, OneWayRequest, Unanswered};
+use super::{CallerLane, OneWayRequest, UnansweredSet};
 use callgate_transport::loans::Attachments;
 use callgate_transport::ring::Frame;
 
@@ -50,7 +50,7 @@ impl CallerLane {
     }
 
     /// Shows an onlooker from now on which requests are unanswered.
-    pub(crate) fn show_unanswered(&mut self, shown: Unanswered) {
+    pub(crate) fn show_unanswered(&mut self, shown: UnansweredSet) {
         self.shown = Some(shown);
     }
 

@@ -68,14 +68,14 @@ impl TaskCall {
         self,
         service: TaskAccess<'a, T>,
         is_exclusive: fn(u16) -> bool,
-        dispatch: impl FnOnce(Held<'_, 'a, T>, Incoming<'_, '_>) + 'a,
+        dispatch: impl FnOnce(LockedService<'_, 'a, T>, Incoming<'_, '_>) + 'a,
     ) -> TaskFuture<'a> {
         let want = if is_exclusive(self.index()) { Want::Exclusive } else { Want::Shared };
         Box::pin(async move {
             let turn = service.turn(want).await;
             Box::new(move |exchange: &mut Exchange<'_>| match want {
-                Want::Shared => dispatch(Held::Shared(&service.share(turn)), Incoming(exchange)),
-                Want::Exclusive => dispatch(Held::Exclusive(&mut service.exclude(turn)), Incoming(exchange)),
+                Want::Shared => dispatch(LockedService::Shared(&service.share(turn)), Incoming(exchange)),
+                Want::Exclusive => dispatch(LockedService::Exclusive(&mut service.exclude(turn)), Incoming(exchange)),
             }) as Finish<'a>
         })
     }
@@ -97,12 +97,12 @@ async fn run<F: Future>(need: Option<ForArguments>, method: F) -> F::Output {
 }
 
 /// The service, which a task has while its method runs.
-pub(crate) enum Held<'g, 'a, T> {
+pub(crate) enum LockedService<'g, 'a, T> {
     Shared(&'g SharedGuard<'a, T>),
     Exclusive(&'g mut ExclusiveGuard<'a, T>),
 }
 
-impl<T> Access<T> for Held<'_, '_, T> {
+impl<T> Access<T> for LockedService<'_, '_, T> {
     fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
         match self {
             Self::Shared(service) => method(service),

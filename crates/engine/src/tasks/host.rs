@@ -22,7 +22,7 @@ pub(super) trait TaskHost {
     fn end(&self, is_first: bool);
 }
 
-pub(super) struct Tasks<T> {
+pub(super) struct AsyncHost<T> {
     parent: TrustedParent,
     service: AsyncService<T>,
     interfaces: Interfaces<TaskDispatch<T>>,
@@ -32,7 +32,7 @@ pub(super) struct Tasks<T> {
     ended: Condvar,
 }
 
-impl<T: Service> Tasks<T> {
+impl<T: Service> AsyncHost<T> {
     pub fn new(parent: TrustedParent, workers: u32) -> Self {
         Self {
             parent,
@@ -52,7 +52,7 @@ impl<T: Service> Tasks<T> {
     }
 }
 
-impl<T: Service> TaskHost for Tasks<T> {
+impl<T: Service> TaskHost for AsyncHost<T> {
     fn begin(&self, call: TaskCall) -> Option<TaskFuture<'_>> {
         let service = &self.service;
         match call.interface() {

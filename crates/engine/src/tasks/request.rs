@@ -11,18 +11,18 @@ use callgate_transport::segment::{Block, Span};
 use rkyv::util::AlignedVec;
 use std::rc::Rc;
 
-struct Copied(AlignedVec<ALIGN>);
+struct CopiedRequest(AlignedVec<ALIGN>);
 
-impl OwnedRequest for Copied {
+impl OwnedRequest for CopiedRequest {
     fn span(&self) -> RequestSpan<'_> {
         RequestSpan::copied(&self.0)
     }
 }
 
 /// A block stays the request's until it is answered.
-struct InBlock(Block, TrustedParent);
+struct RequestInBlock(Block, TrustedParent);
 
-impl OwnedRequest for InBlock {
+impl OwnedRequest for RequestInBlock {
     fn span(&self) -> RequestSpan<'_> {
         self.1.request(self.0.span())
     }
@@ -32,9 +32,9 @@ impl OwnedRequest for InBlock {
 pub(super) fn copied(payload: Span<'_>) -> Rc<dyn OwnedRequest> {
     let mut bytes = AlignedVec::new();
     copy_out(payload, &mut bytes);
-    Rc::new(Copied(bytes))
+    Rc::new(CopiedRequest(bytes))
 }
 
 pub(super) fn in_block(block: Block, parent: TrustedParent) -> Rc<dyn OwnedRequest> {
-    Rc::new(InBlock(block, parent))
+    Rc::new(RequestInBlock(block, parent))
 }
