@@ -5,7 +5,7 @@ mod support;
 #[path = "support/parking.rs"]
 mod parking;
 
-use callgate::{AsyncBridge, Bridge, CallError, Exit, Pending, SharedBox, Started, bridge, call};
+use callgate::{AsyncBridge, Bridge, CallError, Exit, Pending, Restart, SharedBox, Started, bridge, call};
 use parking::Parking;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -105,6 +105,11 @@ impl Station {
     pub async fn sum(&self, words: SharedBox<[u64]>) -> u64 {
         yield_now().await;
         words.iter().sum()
+    }
+
+    /// Waits without letting its worker go on.
+    pub async fn block(&self) {
+        std::thread::sleep(Duration::from_secs(1000));
     }
 
     pub async fn exit(&self) {
@@ -372,5 +377,38 @@ fn tasks_await_calls_of_one_lane_out_of_order() {
             assert_eq!(waiting.await, Ok("out of order".into()));
             assert!(station.stop().await.is_ok_and(|exit| exit.success()));
         });
+    });
+}
+
+#[test]
+fn a_child_is_killed_for_a_method_that_blocks_and_not_for_one_that_waits() {
+    within(60, "a_child_is_killed_for_a_method_that_blocks_and_not_for_one_that_waits", || {
+        let station = Station::bridge().kill_after(Duration::from_millis(50)).start().expect("the bridge starts");
+        let timed = station.with_timeout(Duration::from_millis(20));
+        // One behind which the others are answered, although it is older.
+        let waiting = station.begin().wait("long");
+        for _ in 0..5 {
+            let late = timed.wait("late");
+            assert!(matches!(late, Err(CallError::TimedOut { started: Started::Yes, .. })), "{late:?}");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!((station.dropped(), station.open()), (Ok(5), Ok(1)));
+        assert_eq!(waiting.wait(), Ok("long".into()));
+        assert!(matches!(timed.block(), Err(CallError::TimedOut { .. })));
+        assert!(eventually(10, "the child is killed", || !station.is_alive()));
+    });
+}
+
+#[test]
+fn the_next_child_of_a_bridge_that_restarts_runs_tasks_too() {
+    within(60, "the_next_child_of_a_bridge_that_restarts_runs_tasks_too", || {
+        let station = Station::bridge().restart(Restart::on_failure()).start().expect("the bridge starts");
+        assert_eq!(station.add(1), Ok(1));
+        assert!(matches!(station.exit(), Err(CallError::Died { .. })));
+        let first = station.begin();
+        assert!(eventually(10, "there is another child", || station.total() == Ok(0)));
+        let waiting = first.wait("in the second");
+        assert!(eventually(10, "it waits", || station.waiting() == Ok(1)));
+        assert_eq!((station.open(), waiting.wait()), (Ok(1), Ok("in the second".into())));
     });
 }

@@ -71,7 +71,8 @@ impl<R: Ring> RingListener<R> {
             let idle = if has_reason { 0 } else { self.idle.load(Relaxed) + 1 };
             self.idle.store(idle, Relaxed);
             if rung.is_err() || idle > MOST_IDLE {
-                return caller.remove_reactor(self.number);
+                // A child that rings for nothing is left to the watcher, which bounds what it hears.
+                return caller.remove_reactor(self.number, rung.is_ok());
             }
         }
     }

@@ -87,11 +87,15 @@ impl Caller {
         }
     }
 
-    /// Drops a reactor that hears the rings no more. The watcher does, for whoever still waits.
-    pub fn remove_reactor(&self, number: u64) {
+    /// Drops a reactor that hears the rings no more. The watcher does, for whoever still waits. `is_replaced` = also in its place: then there will be no
+    /// other of this number.
+    pub fn remove_reactor(&self, number: u64, is_replaced: bool) {
         let mut others = self.reactors.others.lock();
         let place = others.reactors.iter().position(|(other, _)| *other == number);
         let removed = place.map(|place| others.reactors.swap_remove(place));
+        if is_replaced {
+            others.reactors.push((number, Arc::new(())));
+        }
         self.reactors.needs_watcher.store(1, Relaxed);
         self.reactors.listen(&mut others, true);
         drop(others);
