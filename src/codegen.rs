@@ -2,11 +2,14 @@
 //! that uses it can make calls that are refused or answered wrongly, but cannot cause undefined behaviour: arguments are
 //! validated, and a dispatch function runs only with the type that it was made for.
 
-pub use crate::bridge::{Bridge, Builder, init_before_main};
+pub use crate::bridge::{AsyncBridge, Bridge, Builder, init_before_main};
 pub use callgate_engine::access::Access;
+pub use callgate_engine::block_on::block_on;
 pub use callgate_engine::bridged_traits::Bridged;
 pub use callgate_engine::caller::{Answered, Converse, Question};
-pub use callgate_engine::service::{Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service};
+pub use callgate_engine::service::{
+    Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service, TaskAccess, TaskCall, TaskFuture,
+};
 pub use callgate_engine::streams::BoxedIterator;
 pub use callgate_transport::decoder::Transfer;
 pub use callgate_transport::error::CallError;

@@ -497,3 +497,25 @@ fn an_awaited_conversation_ends_with_its_time_its_child_and_its_panic() {
         assert!(matches!(error, CallError::Died { started: Started::Yes, .. }), "{error}");
     });
 }
+
+#[test]
+fn a_callback_that_would_wait_for_its_own_worker_is_told() {
+    within(60, "a_callback_that_would_wait_for_its_own_worker_is_told", || {
+        let walker = walker();
+        let mut before = None;
+        let mut outcome = None;
+        walker
+            .walk(2, &mut |step, _| {
+                if step == 0 {
+                    // Its thread is another, so it goes to another lane, behind the method that runs.
+                    before = std::thread::scope(|scope| scope.spawn(|| Some(walker.begin().steps())).join().unwrap());
+                } else {
+                    outcome = before.take().map(|pending| pending.wait());
+                }
+                true
+            })
+            .unwrap();
+        assert!(matches!(outcome, Some(Err(CallError::TooNested { .. }))), "{outcome:?}");
+        assert_eq!(walker.steps(), Ok(2));
+    });
+}

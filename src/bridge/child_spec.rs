@@ -56,6 +56,9 @@ pub(super) struct ChildSpec<T> {
     pub(super) service: PhantomData<fn() -> T>,
 }
 
+/// The least number of slots where calls are tasks: one is for cancelling calls, and two for the first call of a trait's.
+const ASYNC_SLOTS: u32 = 4;
+
 impl<T: Service> ChildSpec<T> {
     /// Starts a child and builds its service.
     pub(super) fn start(&self) -> Result<Arc<Caller>, StartError> {
@@ -66,10 +69,17 @@ impl<T: Service> ChildSpec<T> {
 
     /// Starts a child and performs the handshake, without building the service. Gives up once `is_wanted` returns false.
     pub(super) fn bring_up(&self, is_wanted: &dyn Fn() -> bool) -> Result<Arc<Caller>, StartError> {
-        let Self { geometry, memory, .. } = *self;
+        let Self { mut geometry, memory, .. } = *self;
+        let is_async = bridged_traits::is_async::<T>();
+        if is_async {
+            geometry.slots = geometry.slots.max(ASYNC_SLOTS);
+        }
         let backing = self.segments.of_parent();
-        let (segment, object) = Segment::create(geometry, &*backing)
+        let (mut segment, object) = Segment::create(geometry, &*backing)
             .map_err(system::<T>(format!("creating a segment of {} bytes", geometry.segment_len()), Wanted::Memory))?;
+        if is_async {
+            segment.set_unordered();
+        }
         segment.header().chains.store(nest::new_chains(), Relaxed);
         // Some backends start threads, hence the task limit.
         let bells = ParentBells::new(self.signal, Count::of(&geometry), &*backing)

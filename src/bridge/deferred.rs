@@ -4,6 +4,7 @@
 
 use super::Opening;
 use super::doorbell::Doorbell;
+use super::reactor;
 use super::target::Target;
 use callgate_engine::caller::{self, Answered, Callbacks, Converse, PendingCall, Question};
 use callgate_engine::service::{Method, Mode, sealed};
@@ -107,7 +108,12 @@ impl<R: Transfer> Pending<R> {
     ///
     /// If the result has been taken before.
     pub fn poll(&mut self) -> Option<Result<R, CallError>> {
-        self.call.poll_by_thread()
+        let outcome = self.call.poll_by_thread();
+        if outcome.is_none() {
+            // A loop of the user's own is no reactor.
+            self.call.caller().rely_on_watcher();
+        }
+        outcome
     }
 
     /// Waits for the result.
@@ -151,7 +157,11 @@ impl<R: Transfer> Future for Pending<R> {
     type Output = Result<R, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.call.poll(Some(context.waker())).map_or(Poll::Pending, Poll::Ready)
+        let outcome = self.call.poll(Some(context.waker()));
+        if outcome.is_none() {
+            reactor::attend(self.call.caller());
+        }
+        outcome.map_or(Poll::Pending, Poll::Ready)
     }
 }
 

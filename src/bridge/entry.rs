@@ -6,7 +6,7 @@ use crate::child::{self, Child, EntryFn};
 use crate::start_error::StartError;
 use callgate_engine::handshake::Entry;
 use callgate_engine::service::{Fingerprint, Service};
-use callgate_engine::{bridged_traits, callee};
+use callgate_engine::{bridged_traits, callee, tasks};
 use callgate_os::image::Image;
 use callgate_os::program;
 use callgate_transport::layout::Geometry;
@@ -86,16 +86,20 @@ fn serve_with<T: Service>(entry: EntryFn) -> ! {
 
 /// A child's entry: completes the handshake, then serves with one worker.
 pub(super) fn one_worker<T: Service>(child: Child) -> ! {
-    callee::serve::<T>(child.answer(Fingerprint::of::<T>(), &bridged_traits::keys::<T>(), 1))
+    let serving = child.answer(Fingerprint::of::<T>(), &bridged_traits::keys::<T>(), 1);
+    // The parent says so: what it knows of the type's traits decides.
+    if serving.segment.is_unordered() { tasks::serve::<T>(serving) } else { callee::serve::<T>(serving) }
 }
 
 /// A child's entry: completes the handshake, then serves with the number of workers that its parent requests.
 pub(super) fn any_workers<T: Service + Send + Sync>(child: Child) -> ! {
-    callee::serve_parallel::<T>(child.answer(
-        Fingerprint::of::<T>(),
-        &bridged_traits::keys::<T>(),
-        *Geometry::WORKERS.end(),
-    ))
+    let most = *Geometry::WORKERS.end();
+    let serving = child.answer(Fingerprint::of::<T>(), &bridged_traits::keys::<T>(), most);
+    if serving.segment.is_unordered() {
+        tasks::serve_parallel::<T>(serving)
+    } else {
+        callee::serve_parallel::<T>(serving)
+    }
 }
 
 /// Locates `entry`, an entry for `T`, in the running program.

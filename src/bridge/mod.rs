@@ -16,6 +16,7 @@ mod doorbell;
 mod entry;
 mod items;
 mod one_way;
+mod reactor;
 mod restart;
 mod starting_child;
 mod supervisor;

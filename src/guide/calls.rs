@@ -41,8 +41,59 @@
 //!
 //! [`Builder::start_async`](crate::Builder::start_async) gives an [`AsyncBridge`](crate::AsyncBridge), whose methods return futures;
 //! [`Bridge::into_async`](crate::Bridge::into_async) and [`as_async`](crate::Bridge::as_async) make one of a bridge that runs. They work on any
-//! executor: the watcher's thread, which every process with children has, wakes the tasks. A timeout needs no timer of the runtime's. Threads and tasks
-//! may share a bridge. Inside the child, methods are ordinary functions.
+//! executor: the watcher's thread, which every process with children has, wakes the tasks. With the feature `tokio`, a task that runs on tokio is woken by
+//! its own runtime, with `async-io` any task by that crate's: a thread less on the way. A timeout needs no timer of the runtime's. Threads and tasks may
+//! share a bridge.
+//!
+//! # Async methods
+//!
+//! A type with an `async fn` in any bridged block, or a method that returns `impl Future`, has its calls run as tasks of the child's workers. They
+//! interleave, on one worker too: a method that awaits holds up no other call. A method with `&mut self` runs alone, from its first step to its last, and
+//! in its turn. Callers call all methods alike, blocking or not.
+//!
+//! A trait with async methods is implemented by the `AsyncBridge`, with its signatures, so that generic code takes a local value or one in a child. All of
+//! its methods with `self` must be async then.
+//!
+//! ```
+//! use callgate::bridge;
+//!
+//! trait Store {
+//!     async fn get(&self, key: u64) -> Option<String>;
+//! }
+//!
+//! struct Disk;
+//!
+//! #[bridge]
+//! impl Disk {
+//!     pub fn new() -> Self {
+//!         Disk
+//!     }
+//! }
+//!
+//! #[bridge]
+//! impl Store for Disk {
+//!     async fn get(&self, key: u64) -> Option<String> {
+//!         (key == 1).then(|| "one".to_owned()) // or awaits whatever it needs
+//!     }
+//! }
+//!
+//! async fn first(store: impl Store) -> Option<String> {
+//!     store.get(1).await
+//! }
+//!
+//! #[callgate::main]
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let disk = Disk::bridge().start()?.into_async();
+//!     assert_eq!(pollster::block_on(first(disk)).as_deref(), Some("one"));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! With the feature `tokio`, methods find a runtime in the child, with timers and I/O. It has one thread, and runs what methods spawn; the methods
+//! themselves run on the workers, so they need not be `Send`, and cannot use `spawn_local`. Without it, methods await whatever needs no runtime.
+//!
+//! A call that times out, is cancelled or dropped has its task dropped where it waits. In a method, [`call::deadline`](crate::call::deadline) and the like
+//! are right after every `await`; in tasks that it spawns they know of no call. One slot of each lane is kept for cancelling.
 //!
 //! # Calls without results
 //!

@@ -20,7 +20,7 @@
 
 use crate::access::Lent;
 use crate::child_memory::confused;
-use crate::host::Interfaces;
+use crate::host::Traits;
 use crate::service::{Exchange, Incoming, Service, UNREADABLE, readable};
 use callgate_transport::commit::{Kind, Place};
 use callgate_transport::decoder::Transfer;
@@ -48,6 +48,9 @@ impl Incoming<'_, '_> {
         body: impl FnOnce(&A::Archived, Conversation<'_, '_>) -> Result<R, E>,
     ) {
         let Incoming { exchange, traits } = self;
+        if exchange.turns.is_none() {
+            return exchange.refuse("a service with async methods cannot call back");
+        }
         let copy = exchange.request.to_private();
         exchange.request = RequestSpan::none();
         match readable::<A>(RequestSpan::copied(&copy), exchange.alloc.pool) {
@@ -71,7 +74,7 @@ pub struct Conversation<'x, 'e> {
 impl Conversation<'_, '_> {
     /// Runs the method. Calls that come from its callbacks get `service`; `None` = the method has it for itself.
     pub fn run<T: Service, R>(self, service: Option<&T>, method: impl FnOnce(&Asker<'_, '_>) -> R) -> R {
-        let traits = self.traits.downcast_ref::<Interfaces<T>>();
+        let traits = self.traits.downcast_ref::<Traits<T>>();
         let within = |kind: Kind, exchange: &mut Exchange<'_>| match traits {
             Some(traits) => traits.carry_out_lent(Lent(service), kind, exchange),
             None => exchange.refuse("its dispatch is for another service"),
@@ -146,9 +149,10 @@ fn why(error: SendError) -> String {
 impl Exchange<'_> {
     /// Waits for the answer, and carries out the requests that come before it. `None` = the caller has given up.
     fn await_answer<R: Transfer>(&mut self, within: &dyn Fn(Kind, &mut Exchange<'_>)) -> Option<Result<R, Failure>> {
+        let Some(turns) = self.turns else { unreachable!("a task does not converse") };
         loop {
             let slot = &self.slot;
-            self.turns.rest.wait_for(slot.caller_cpu(), || slot.is_ready());
+            turns.rest.wait_for(slot.caller_cpu(), || slot.is_ready());
             let (frame, is_withdrawn) = match slot.next() {
                 Ok(Some(begun)) => begun,
                 Ok(None) => continue,
@@ -156,12 +160,12 @@ impl Exchange<'_> {
             };
             let block = match frame.commit.place {
                 Place::Slot(_) => None,
-                Place::Block(block) => Some(self.turns.source.block(block).unwrap_or_else(|what| confused(what))),
+                Place::Block(block) => Some(turns.source.block(block).unwrap_or_else(|what| confused(what))),
             };
             let span = block.as_ref().map_or(frame.payload, Block::span);
             let returned = self.alloc.pool.accept_returns(frame.call);
             let mut copy = AlignedVec::new();
-            let request = self.turns.source.request(span, &mut copy);
+            let request = turns.source.request(span, &mut copy);
             failpoints::reach(Step::ChildAnswerSeen);
             let answer = match frame.commit.kind {
                 Kind::Answer if !is_withdrawn => Some(Some(request.and_then(RequestSpan::take))),
@@ -193,7 +197,7 @@ impl Exchange<'_> {
             true => inner.replied = Some(Kind::Withdrawn),
             false => inner.carry_out(is_readable, |inner| within(kind, inner)),
         }
-        let reply = inner.replied.unwrap_or_else(|| inner.refuse_unanswered());
+        let reply = inner.settled();
         inner.publish(reply, 0);
     }
 }

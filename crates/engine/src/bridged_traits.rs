@@ -17,6 +17,8 @@ pub struct Bridged {
     service: &'static str,
     /// The trait's name.
     interface: &'static str,
+    /// Whether any of its methods is async.
+    is_async: bool,
     /// `None` for a trait of a generic type: its number would not tell the instance.
     id: Option<InterfaceId>,
     /// The trait registered before this one.
@@ -29,12 +31,13 @@ static LAST: Mutex<Option<&'static Bridged>> = Mutex::new(None);
 impl Bridged {
     /// The interface `I` of `T`.
     pub const fn of<T: Service, I: Interface<T>>() -> Self {
-        Self { service: T::NAME, interface: I::NAME, id: Some(InterfaceId::of::<T, I>()), before: OnceLock::new() }
+        let id = Some(InterfaceId::of::<T, I>());
+        Self { service: T::NAME, interface: I::NAME, is_async: I::IS_ASYNC, id, before: OnceLock::new() }
     }
 
     /// A trait that is bridged for a generic type.
-    pub const fn of_generic(service: &'static str, interface: &'static str) -> Self {
-        Self { service, interface, id: None, before: OnceLock::new() }
+    pub const fn of_generic(service: &'static str, interface: &'static str, is_async: bool) -> Self {
+        Self { service, interface, is_async, id: None, before: OnceLock::new() }
     }
 
     /// Registers it. Allocates nothing: the allocator may not be ready.
@@ -43,6 +46,11 @@ impl Bridged {
         if self.before.set(*last).is_ok() {
             *last = Some(self);
         }
+    }
+
+    /// Whether it is bridged for every type of this generic one's.
+    fn is_of_generic<T: Service>(&self) -> bool {
+        self.id.is_none() && self.service == T::NAME && type_name::<T>().contains('<')
     }
 
     fn is_of<T: Service>(&self) -> bool {
@@ -78,7 +86,10 @@ pub fn name_of<T: Service>(key: u64) -> Option<&'static str> {
 
 /// A trait that is bridged for every `T` of a generic type, which the name of `T` tells.
 pub fn generic_of<T: Service>() -> Option<&'static str> {
-    let is_meant =
-        |bridged: &&Bridged| bridged.id.is_none() && bridged.service == T::NAME && type_name::<T>().contains('<');
-    all().find(is_meant).map(|bridged| bridged.interface)
+    all().find(|bridged| bridged.is_of_generic::<T>()).map(|bridged| bridged.interface)
+}
+
+/// Whether `T` has async methods, in its own block or in a trait's: then its calls are tasks.
+pub fn is_async<T: Service>() -> bool {
+    T::IS_ASYNC || all().any(|bridged| bridged.is_async && (bridged.is_of::<T>() || bridged.is_of_generic::<T>()))
 }

@@ -7,7 +7,7 @@ use crate::control::Control;
 use crate::current::{self, ServedLanes};
 use crate::handshake::Hello;
 use crate::host::{Alone, Guarded, Host, Parallel};
-use crate::lane::WorkerLanes;
+use crate::lane::{WorkerBell, WorkerLanes};
 use crate::panic;
 use crate::peer_status::PeerStatus;
 use crate::request_source::RequestSource;
@@ -33,6 +33,7 @@ use callgate_transport::shared_box;
 use callgate_transport::wake::Bells;
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -67,22 +68,7 @@ pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
 fn serve_all<T: Service, S: Guarded<T> + Sync>(serving: Serving) -> ! {
     let host = Parallel::<T, S>::new(serving.parent, serving.segment.geometry().workers);
     let callee = Callee::start(serving);
-    thread::scope(|scope| {
-        for index in 1..callee.segment.geometry().workers {
-            let worker = callee.worker(index, &host);
-            let thread = thread::Builder::new().name(callee.worker_name(index)).stack_size(STACK);
-            if let Err(error) = thread.spawn_scoped(scope, || worker.run_aside()) {
-                let limit = limits::behind(&error, Wanted::Task);
-                let why =
-                    format!("callgate: child {} ends: starting worker {index}{limit}: {error}", std::process::id());
-                last_words::say(&why);
-                eprintln!("{why}");
-                std::process::exit(CONFUSED);
-            }
-        }
-        // This thread builds the service and drops it: both are asked for on lane 0.
-        callee.worker(0, &host).run_or_end()
-    })
+    callee.run_workers(&|index| callee.worker(index, &host).run())
 }
 
 /// A child that has told its parent that it serves.
@@ -105,7 +91,7 @@ pub struct Callee {
 }
 
 impl Callee {
-    fn start(serving: Serving) -> Self {
+    pub(crate) fn start(serving: Serving) -> Self {
         let Serving { control, segment, backing, bells, hello, parent } = serving;
         last_words::keep(segment.last_words());
         panic::install_hook();
@@ -118,12 +104,46 @@ impl Callee {
         Self { segment, bells, hello, parent, memory }
     }
 
+    /// Has every worker run, each on a thread of its own but for the first, which has this one: it builds the service and drops it, as both are asked
+    /// for on lane 0. Never returns.
+    pub(crate) fn run_workers(&self, run: &(impl Fn(u32) -> Infallible + Sync)) -> ! {
+        thread::scope(|scope| {
+            for index in 1..self.segment.geometry().workers {
+                let thread = thread::Builder::new().name(self.worker_name(index)).stack_size(STACK);
+                let run_aside = move || {
+                    last_words::prepare_thread();
+                    run_or_end(|| run(index))
+                };
+                if let Err(error) = thread.spawn_scoped(scope, run_aside) {
+                    let limit = limits::behind(&error, Wanted::Task);
+                    let why =
+                        format!("callgate: child {} ends: starting worker {index}{limit}: {error}", std::process::id());
+                    last_words::say(&why);
+                    eprintln!("{why}");
+                    std::process::exit(CONFUSED);
+                }
+            }
+            run_or_end(|| run(0))
+        })
+    }
+
     /// The worker `index`, which carries out the requests on its lanes with `host`.
     fn worker<H: Host>(&self, index: u32, host: H) -> Worker<H, Parent> {
+        let (lanes, parent, chain, served) = self.parts(index);
+        Worker::new(lanes, parent, host).with_chain(chain, served)
+    }
+
+    /// What the worker `index` has: its lanes, the memory, its chain, and what `current` knows.
+    pub(crate) fn parts(&self, index: u32) -> (WorkerLanes, Parent, u64, ServedLanes) {
         let lanes = WorkerLanes::new(&self.segment, index, &self.bells, wait_from_code(self.hello.wait), true);
         let parent = Parent { memory: self.memory.clone(), trusted: self.parent };
         let served = ServedLanes::new(&self.segment, index, self.hello.parent_pid);
-        Worker::new(lanes, parent, host).with_chain(chain(&self.segment, index), served)
+        (lanes, parent, chain(&self.segment, index), served)
+    }
+
+    /// What wakes the worker `index`.
+    pub(crate) fn bell(&self, index: u32) -> WorkerBell {
+        WorkerBell::new(&self.segment, index, &self.bells)
     }
 
     /// The main thread's name and the worker's number; a listing of 15 bytes shows both.
@@ -235,19 +255,13 @@ impl<H: Host> Worker<H, Parent> {
             }
         }
     }
+}
 
-    /// Like [`run_or_end`](Self::run_or_end), on a thread of its own.
-    fn run_aside(self) -> ! {
-        last_words::prepare_thread();
-        self.run_or_end()
-    }
-
-    /// Like [`run`](Self::run). A panic outside of a method is an error in callgate, and ends the process: otherwise the other threads would live on,
-    /// and this one's callers would wait for ever.
-    fn run_or_end(self) -> ! {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.run()));
-        std::process::exit(CONFUSED);
-    }
+/// Has a worker run that is one of several. A panic outside of a method is an error in callgate, and ends the process: otherwise the other threads would
+/// live on, and this one's callers would wait for ever.
+fn run_or_end(run: impl FnOnce() -> Infallible) -> ! {
+    let _ = catch_unwind(AssertUnwindSafe(run));
+    std::process::exit(CONFUSED);
 }
 
 impl<H: Host, A: RequestSource> Worker<H, A> {
@@ -312,7 +326,8 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         }
         let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
         let is_readable = request.is_ok();
-        let (request, turns) = (request.unwrap_or(RequestSpan::none()), Turns { rest, source: &self.asker });
+        let request = request.unwrap_or(RequestSpan::none());
+        let turns = Some(Turns { rest, source: &self.asker });
         let mut exchange = Exchange { slot, alloc, request, call, replied: None, is_one_way, turns };
         match is_withdrawn && kind == Kind::Call {
             true => exchange.replied = Some(Kind::Withdrawn),

@@ -10,7 +10,9 @@ mod attend;
 mod lanes;
 mod call_state;
 mod pending;
+mod reactors;
 mod starting;
+mod unordered;
 mod exchange;
 mod conversation;
 mod conversing;
@@ -25,13 +27,14 @@ mod stop;
 
 use crate::current;
 use crate::gate::GateGuard;
-use crate::lane::WorkerBell;
+use crate::lane::{UnansweredSet, WorkerBell};
 use crate::link::Link;
 use crate::nest;
 use crate::overdue::{Lateness, Overdue};
 use crate::peer::{Peer, PeerLink};
 use crate::saved_args::SavedArgs;
 use crate::service::{MAX_INTERFACES, Method, Service};
+use crate::watcher::Reactive;
 use attend::Timers;
 pub use batch::batch;
 use callgate_os::sync::Ordering::Relaxed;
@@ -51,6 +54,7 @@ use parking_lot::Mutex;
 pub use pending::PendingCall;
 use queue::Queue;
 pub use queue::QueueLimits;
+use reactors::Reactors;
 use shared_lane::{LaneState, SharedLane};
 use starting::Sending;
 use std::any::TypeId;
@@ -73,6 +77,7 @@ pub struct Caller {
     timers: Arc<Timers>,
     /// What wakes whoever polls calls without a task, once that exists.
     poller: OnceLock<Arc<OnceLock<Waker>>>,
+    reactors: Reactors,
     /// The first failure of a one-way call since the last flush.
     one_way_failure: Mutex<Option<CallError>>,
     /// Bytes of payload that a slot holds.
@@ -84,6 +89,8 @@ pub struct Caller {
     hold: Arc<dyn PeerLink>,
     pub wait: Wait,
     workers: u32,
+    /// Whether the child's calls are tasks, so that replies come as they end.
+    is_unordered: bool,
     /// How to reach each worker without a lane.
     bells: Box<[WorkerBell]>,
     /// The name of the peer's first chain, see `nest`; 0 for a peer that only serves callbacks, where it is not needed.
@@ -178,12 +185,17 @@ impl Caller {
         let chains = segment.header().chains.load(Relaxed);
         let mut caller = Self::of(segment, link.peer.clone(), link.clone(), wait, TypeId::of::<T>());
         let hold: Arc<dyn PeerLink> = link.clone();
-        let overdue = lateness.map(|lateness| Overdue::new(segment, Arc::downgrade(&hold), lateness));
-        (caller.chains, caller.overdue, caller.queue) = (chains, overdue, Queue::new(queue));
+        (caller.chains, caller.queue) = (chains, Queue::new(queue));
+        caller.reactors = Reactors::new(Some(link.shared_ring()));
+        let watched = segment.is_unordered() && lateness.is_some();
+        let unanswered: Vec<_> = caller.lanes.iter().filter(|_| watched).map(|_| UnansweredSet::default()).collect();
         let caller = Arc::new_cyclic(|itself: &Weak<Self>| {
             caller.itself = itself.clone();
+            let taker = watched.then(|| (itself.clone() as Weak<dyn Reactive>, &*unanswered));
+            caller.overdue = lateness.map(|lateness| Overdue::new(segment, Arc::downgrade(&hold), lateness, taker));
             caller
         });
+        caller.show_unanswered(&unanswered);
         let itself: Weak<Self> = Arc::downgrade(&caller);
         link.react_with(itself);
         caller
@@ -202,12 +214,14 @@ impl Caller {
             hold,
             wait,
             bells,
-            workers: segment.geometry().workers,
+            workers,
+            is_unordered: segment.is_unordered(),
             chains: 0,
             queue: Queue::new(QueueLimits::DEFAULT),
             freed: Freed::new(),
             timers: Timers::new(),
             poller: OnceLock::new(),
+            reactors: Reactors::new(None),
             one_way_failure: Mutex::new(None),
             slot_capacity: segment.geometry().capacity(),
             service,

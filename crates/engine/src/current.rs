@@ -27,10 +27,21 @@ struct ServedLane {
     deadlines: Deadlines,
 }
 
+/// A call that is a task, on the thread that polls it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TaskMark {
+    /// The place of its lane.
+    pub place: usize,
+    pub position: u64,
+    pub deadline: Option<Instant>,
+}
+
 thread_local! {
     static LANES: RefCell<Option<ServedLanes>> = const { RefCell::new(None) };
     /// The place of the lane whose call is carried out; beyond every lane outside of calls.
     static PLACE: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// The task that is polled, where calls are tasks: then the lane may have begun others since.
+    static TASK: Cell<Option<TaskMark>> = const { Cell::new(None) };
 }
 
 impl ServedLanes {
@@ -60,6 +71,18 @@ pub(crate) fn enter(place: usize) {
     PLACE.set(place);
 }
 
+/// Notes that this thread polls this task, until [`leave_task`].
+pub(crate) fn enter_task(task: TaskMark) {
+    TASK.set(Some(task));
+    PLACE.set(task.place);
+}
+
+/// Notes that this thread polls no task.
+pub(crate) fn leave_task() {
+    TASK.set(None);
+    PLACE.set(usize::MAX);
+}
+
 /// Notes that this thread carries out no call.
 pub(crate) fn leave() {
     PLACE.set(usize::MAX);
@@ -70,8 +93,11 @@ fn here<R>(look: impl FnOnce(&ServedLane, u64, u32) -> R) -> Option<R> {
     LANES.with_borrow(|lanes| {
         let lanes = lanes.as_ref()?;
         let lane = lanes.lanes.get(PLACE.get())?;
-        // Relaxed: this thread wrote it.
-        let position = lane.callee.started.load(Relaxed).checked_sub(1)?;
+        let position = match TASK.get() {
+            Some(task) => task.position,
+            // Relaxed: this thread wrote it.
+            None => lane.callee.started.load(Relaxed).checked_sub(1)?,
+        };
         Some(look(lane, position, lanes.caller))
     })
 }
@@ -79,7 +105,7 @@ fn here<R>(look: impl FnOnce(&ServedLane, u64, u32) -> R) -> Option<R> {
 /// Whether the caller of the method that this thread runs does not want its result any more: it has dropped or
 /// [cancelled](../struct.Pending.html#method.cancel) the call, or its time is over. `false` outside of calls. Costs a few nanoseconds.
 ///
-/// A method that takes long looks now and then, and returns early. What it returns is dropped.
+/// A method that takes long looks now and then, and returns early. What it returns is dropped. An async method that waits meanwhile is dropped itself.
 pub fn is_cancelled() -> bool {
     here(|lane, position, _| lane.requests.is_withdrawn(position)).unwrap_or(false)
 }
@@ -87,6 +113,9 @@ pub fn is_cancelled() -> bool {
 /// When the caller of the method that this thread runs stops waiting for it; `None` if it has no timeout, and outside of calls. Calls that the method makes
 /// to other bridges have no more time than this. Callbacks of a `Manager` know none.
 pub fn deadline() -> Option<Instant> {
+    if let Some(task) = TASK.get() {
+        return task.deadline;
+    }
     here(|lane, position, _| lane.deadlines.get(position)).flatten().and_then(clock::instant_of)
 }
 

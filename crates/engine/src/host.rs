@@ -34,14 +34,14 @@ pub trait Host {
 /// The service of a child with one worker.
 pub struct Alone<T> {
     service: Option<T>,
-    interfaces: Interfaces<T>,
+    traits: Traits<T>,
     /// Whether the request to stop has come once.
     is_ending: bool,
 }
 
 impl<T: Service> Alone<T> {
     pub fn new(parent: TrustedParent) -> Self {
-        Self { service: None, interfaces: Interfaces::new(parent), is_ending: false }
+        Self { service: None, traits: Traits::new(parent), is_ending: false }
     }
 
     /// The host of a service built by a test.
@@ -56,16 +56,16 @@ impl<T: Service> Host for Alone<T> {
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         // Before the other kinds, which take a jump through a table.
         if let (Kind::Call, Some(service)) = (kind, &mut self.service) {
-            let incoming = Incoming { exchange, traits: &self.interfaces };
+            let incoming = Incoming { exchange, traits: &self.traits };
             return match incoming.interface() {
                 0 => T::dispatch(service, incoming),
-                number => self.interfaces.dispatch(number, AnyAccess::Alone(service), incoming),
+                number => self.traits.dispatch(number, AnyAccess::Alone(service), incoming),
             };
         }
         match (kind, &mut self.service) {
             (Kind::Flush, _) => exchange.reply(Kind::Flush, &()),
-            (Kind::Construct, service) => *service = T::construct(Incoming { exchange, traits: &self.interfaces }),
-            (Kind::Bind, _) => self.interfaces.bind(exchange),
+            (Kind::Construct, service) => *service = T::construct(Incoming { exchange, traits: &self.traits }),
+            (Kind::Bind, _) => self.traits.bind(exchange),
             (Kind::Stop, _) if !self.is_ending => self.is_ending = true,
             (Kind::Stop, service) => {
                 streams::drop_all();
@@ -150,7 +150,7 @@ impl<T: Service> Guarded<T> for Arc<StreamedService<T>> {
 /// The service of a child with several workers, which share this; or with one, if streams borrow it.
 pub struct Parallel<T, S = SharedService<T>> {
     service: S,
-    interfaces: Interfaces<T>,
+    traits: Traits<T>,
     ending: Mutex<Ending>,
     /// Notified when a worker has ended.
     ended: Condvar,
@@ -169,7 +169,7 @@ impl<T: Service, S: Guarded<T>> Parallel<T, S> {
     pub fn new(parent: TrustedParent, workers: u32) -> Self {
         Self {
             service: S::of_workers(workers),
-            interfaces: Interfaces::new(parent),
+            traits: Traits::new(parent),
             ending: Mutex::new(Ending { has_begun: false, busy: workers - 1 }),
             ended: Condvar::new(),
         }
@@ -201,18 +201,18 @@ impl<T: Service, S: Guarded<T>> Host for &Parallel<T, S> {
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         match kind {
             Kind::Call => {
-                let incoming = Incoming { exchange, traits: &self.interfaces };
+                let incoming = Incoming { exchange, traits: &self.traits };
                 match incoming.interface() {
                     0 => self.service.dispatch(incoming),
-                    number => self.interfaces.dispatch(number, self.service.any(), incoming),
+                    number => self.traits.dispatch(number, self.service.any(), incoming),
                 }
             }
             Kind::Flush => exchange.reply(Kind::Flush, &()),
             Kind::Construct => {
-                let service = T::construct(Incoming { exchange, traits: &self.interfaces });
+                let service = T::construct(Incoming { exchange, traits: &self.traits });
                 self.service.put(service);
             }
-            Kind::Bind => self.interfaces.bind(exchange),
+            Kind::Bind => self.traits.bind(exchange),
             Kind::Stop if !std::mem::replace(&mut self.ending.lock().has_begun, true) => {}
             Kind::Stop => {
                 streams::drop_all();
@@ -237,7 +237,7 @@ impl<T: Service, S: Guarded<T>> Host for &Parallel<T, S> {
 // ---- both kinds ------------------------------------------------------------------------------------------------------
 
 /// Drops the service. It has been taken out before, so that a panic in its destructor does not leave it to be dropped again.
-fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
+pub(crate) fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
     failpoints::reach(Step::ChildStopping);
     exchange.reply(Kind::Stop, &());
     drop(service);
@@ -245,36 +245,29 @@ fn stop<T>(service: Option<T>, exchange: &mut Exchange<'_>) {
 
 /// The dispatch functions of a service's bridged traits, each with what the parent said of it: number n is at n - 1. A number stays with one
 /// interface for good.
-pub(crate) struct Interfaces<T> {
-    parent: TrustedParent,
-    known: [OnceLock<((u64, u64), Dispatch<T>)>; MAX_INTERFACES],
-}
+pub(crate) struct Interfaces<D>([OnceLock<((u64, u64), D)>; MAX_INTERFACES]);
 
-impl<T: Service> Interfaces<T> {
-    fn new(parent: TrustedParent) -> Self {
-        Self { parent, known: [const { OnceLock::new() }; MAX_INTERFACES] }
-    }
-
-    /// Runs the method of interface `number` that the call names.
-    #[inline]
-    fn dispatch(&self, number: u16, access: AnyAccess<'_, T>, incoming: Incoming<'_, '_>) {
-        match self.place(number).and_then(OnceLock::get) {
-            Some((_, dispatch)) => dispatch(access, incoming),
-            None => streams::serve(incoming),
-        }
+impl<D: Copy> Interfaces<D> {
+    pub(crate) fn new() -> Self {
+        Self([const { OnceLock::new() }; MAX_INTERFACES])
     }
 
     #[inline]
-    fn place(&self, number: u16) -> Option<&OnceLock<((u64, u64), Dispatch<T>)>> {
-        self.known.get(usize::from(number).checked_sub(1)?)
+    pub(crate) fn get(&self, number: u16) -> Option<D> {
+        let (_, dispatch) = self.place(number)?.get()?;
+        Some(*dispatch)
+    }
+
+    #[inline]
+    fn place(&self, number: u16) -> Option<&OnceLock<((u64, u64), D)>> {
+        self.0.get(usize::from(number).checked_sub(1)?)
     }
 
     /// Enters an interface into the table: the call word is its number, the payload the offset of its dispatch function in the parent's executable,
     /// and its number in any executable.
-    fn bind(&self, exchange: &mut Exchange<'_>) {
+    pub(crate) fn bind(&self, exchange: &mut Exchange<'_>, dispatch_at: impl FnOnce(u64, u64) -> Option<D>) {
         let said = exchange.request.read::<(u64, u64)>().map(|(args, _)| (args.0.to_native(), args.1.to_native()));
-        let dispatch_at = |(offset, key)| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of::<T>(key));
-        let found = said.ok().and_then(|said| Some((said, dispatch_at(said)?)));
+        let found = said.ok().and_then(|said| Some((said, dispatch_at(said.0, said.1)?)));
         let (Some((said, dispatch)), Some(place)) = (found, self.place((exchange.call & 0xffff) as u16)) else {
             return exchange.refuse("the child does not have this trait with the same methods");
         };
@@ -285,6 +278,32 @@ impl<T: Service> Interfaces<T> {
         }
         failpoints::reach(Step::ChildBound);
         exchange.reply(Kind::Bind, &());
+    }
+}
+
+/// The bridged traits of a service whose calls are no tasks.
+pub(crate) struct Traits<T> {
+    parent: TrustedParent,
+    known: Interfaces<Dispatch<T>>,
+}
+
+impl<T: Service> Traits<T> {
+    fn new(parent: TrustedParent) -> Self {
+        Self { parent, known: Interfaces::new() }
+    }
+
+    /// Runs the method of interface `number` that the call names.
+    #[inline]
+    fn dispatch(&self, number: u16, access: AnyAccess<'_, T>, incoming: Incoming<'_, '_>) {
+        match self.known.get(number) {
+            Some(dispatch) => dispatch(access, incoming),
+            None => streams::serve(incoming),
+        }
+    }
+
+    fn bind(&self, exchange: &mut Exchange<'_>) {
+        let find = |offset, key| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of(key));
+        self.known.bind(exchange, find);
     }
 
     /// Carries out a request that comes from a callback, within the method that called back.

@@ -3,11 +3,18 @@
 //! Reply number n answers request number n. A caller that sends only while fewer requests than slots are unanswered has a free slot in both rings:
 //! replies are credits. Knows nothing of methods or services.
 //!
+//! Where a service has async methods, its calls are tasks, and replies come as those end. Everything above still holds, but for the first sentence: of the
+//! requests that have no reply yet, counted from the oldest, a reply says which one it answers. Both sides remove it, and so count alike; a callee that lies
+//! can only name one of its caller's own unanswered requests. So no request holds up others, in whatever slot, and credits stay what they are: a
+//! request's slot is used again when as many later replies have been taken as there are slots, and the callee, which begins requests in their order,
+//! has copied it by then.
+//!
 //! Here are the parts of a lane; what a caller, a callee and a worker do with them has a file for each.
 
 #![forbid(unsafe_code)]
 
 mod caller;
+mod unordered;
 mod callee;
 mod worker;
 
@@ -25,7 +32,9 @@ use callgate_transport::ring::{Onlooker, Producer, Withdrawer};
 use callgate_transport::segment::{Deadlines, Placed, Segment};
 use callgate_transport::wake::{Bells, Sleeper};
 use crossbeam_utils::CachePadded;
-use std::collections::VecDeque;
+use parking_lot::Mutex;
+use std::cell::Cell;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// The caller's end of a lane. Shares no cache line with another, nor the pair of lines that the processor fetches.
@@ -60,7 +69,18 @@ pub struct CallerLane {
     acknowledged: u64,
     /// One-way requests that have not been acknowledged, oldest first.
     one_way: VecDeque<OneWayRequest>,
+    /// How many calls may be unanswered: as many as slots, less one where a call must be cancelled though every other slot is in use.
+    capacity: u64,
+    /// Whether replies come as calls end. Then every unanswered request is in `under_way`.
+    is_unordered: bool,
+    /// The position that the next reply named, when it was last looked at.
+    named: Cell<u64>,
+    /// The positions of the unanswered requests, for an onlooker, if there is one.
+    shown: Option<UnansweredSet>,
 }
+
+/// The positions of the unanswered requests of a lane where replies come as calls end, as an onlooker sees them.
+pub(crate) type UnansweredSet = Arc<Mutex<BTreeSet<u64>>>;
 
 /// A request whose result nobody wants.
 #[derive(Clone, Copy)]
@@ -102,15 +122,17 @@ struct ReplyWriter {
 /// A lane as seen by an onlooker, with what its callee says of itself. Only for judging a child, which may lie.
 pub(crate) struct LaneView {
     replies: Onlooker,
+    /// Where replies come as calls end.
+    unanswered: Option<UnansweredSet>,
     callee: Placed<CalleeLine>,
     worker: u32,
 }
 
 impl LaneView {
     /// A view of lane `index`.
-    pub fn new(segment: &Segment, index: u32) -> Self {
+    pub fn new(segment: &Segment, index: u32, unanswered: Option<UnansweredSet>) -> Self {
         let (worker, _) = segment.geometry().worker_of(index);
-        Self { replies: Onlooker::new(segment.replies(index)), callee: segment.callee_line(index), worker }
+        Self { replies: Onlooker::new(segment.replies(index)), unanswered, callee: segment.callee_line(index), worker }
     }
 
     /// The worker that serves the lane.
@@ -126,8 +148,16 @@ impl LaneView {
 
     /// Whether the call at `position` has been answered.
     pub(crate) fn is_answered(&self, position: u64) -> bool {
+        if let Some(unanswered) = &self.unanswered {
+            return !unanswered.lock().contains(&position);
+        }
         // Relaxed: a hint, which may be a lie.
-        self.replies.has_seen(position) || is_past(self.callee.passed.load(Relaxed), position)
+        self.has_replied(position) || is_past(self.callee.passed.load(Relaxed), position)
+    }
+
+    /// Whether more than `before` calls have been answered.
+    pub(crate) fn has_replied(&self, before: u64) -> bool {
+        self.replies.has_seen(before)
     }
 
     /// Whether the call that began last is still being carried out.
@@ -203,6 +233,12 @@ impl WorkerBell {
         Self { line: segment.worker_line(index), sleeper: bells.worker(index) }
     }
 
+    /// How to reach the worker with this line.
+    #[cfg(all(test, loom))]
+    pub(crate) fn of(line: Placed<WorkerLine>, sleeper: Arc<dyn Sleeper>) -> Self {
+        Self { line, sleeper }
+    }
+
     /// Tells the worker that requests have been published.
     pub(crate) fn notify(&self) {
         doorbell::notify(&self.line.bell, &self.sleeper);
@@ -255,6 +291,9 @@ pub(crate) struct WorkerRest {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, not(loom)))]
+mod unordered_tests;
 
 #[cfg(all(test, loom))]
 mod loom_models;

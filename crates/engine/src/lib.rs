@@ -30,6 +30,8 @@ pub mod shared_service;
 pub mod streamed_service;
 pub mod access;
 pub mod request_source;
+pub mod block_on;
+pub mod async_access;
 pub mod saved_args;
 pub mod service;
 mod stream_cell;
@@ -41,6 +43,7 @@ pub mod asker;
 
 // The callee and the caller.
 pub mod callee;
+pub mod tasks;
 pub mod overdue;
 pub mod caller;
 pub mod follow;

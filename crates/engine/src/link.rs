@@ -219,6 +219,11 @@ impl Link {
         })
     }
 
+    /// What the child rings.
+    pub(crate) fn shared_ring(&self) -> Arc<Aside> {
+        self.ring.clone()
+    }
+
     /// Has `reactive` look when the child rings, or has ended.
     pub(crate) fn react_with(&self, reactive: Weak<dyn Reactive>) {
         let _ = self.reactive.set(reactive);

@@ -100,12 +100,30 @@ pub fn leave() {
     AT.set(FIRST.get());
 }
 
+/// Enters the call of a task, until [`leave`].
+pub(crate) fn enter_task(at: At) {
+    AT.set(at);
+}
+
 /// The position of this thread in its chain, if it is within a call.
 pub fn current() -> Option<At> {
     Some(AT.get()).filter(|at| at.depth > 0)
 }
 
 impl At {
+    /// Within no call.
+    pub(crate) const NONE: Self = OUTSIDE;
+
+    /// Where a task is that carries out the call with this word; `chain` = that of its caller, if it may be nested. Other tasks run on its thread, so it
+    /// begins a chain of its own.
+    pub(crate) fn of_task(call: u64, chain: Option<u64>) -> Self {
+        let depth = (call >> SHIFT) as u32;
+        match chain {
+            Some(chain) if depth > 0 => Self { depth: depth + 1, chain },
+            _ => Self { depth: 1, chain: new_chains() },
+        }
+    }
+
     /// Checks that another call may be made from here.
     pub(crate) fn may_call(self, call: CallName) -> Result<(), CallError> {
         if self.depth <= MAX_NESTED { Ok(()) } else { Err(self.too_nested(call, TOO_DEEP)) }

@@ -9,9 +9,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::lane::{LaneView, is_past};
+use crate::lane::{LaneView, UnansweredSet, is_past};
 use crate::peer::PeerLink;
-use crate::watcher::{self, Due};
+use crate::watcher::{self, Due, Reactive};
 use callgate_transport::error::{CallError, CallName};
 use callgate_transport::segment::Segment;
 use parking_lot::Mutex;
@@ -65,6 +65,8 @@ pub(crate) struct Overdue {
     calls: Mutex<Calls>,
     /// The call for which the child was killed.
     culprit: OnceLock<CallName>,
+    /// Takes the replies that are there, where only a reply itself tells which call it answers.
+    taker: Option<Weak<dyn Reactive>>,
 }
 
 #[derive(Default)]
@@ -110,8 +112,16 @@ enum LateState {
 
 impl Overdue {
     /// The overdue calls of the child behind `hold`; none yet.
-    pub fn new(segment: &Segment, hold: Weak<dyn PeerLink>, lateness: Lateness) -> Arc<Self> {
-        let lanes = (0..segment.geometry().lanes).map(|index| LaneView::new(segment, index)).collect();
+    pub fn new(
+        segment: &Segment,
+        hold: Weak<dyn PeerLink>,
+        lateness: Lateness,
+        taker: Option<(Weak<dyn Reactive>, &[UnansweredSet])>,
+    ) -> Arc<Self> {
+        let unanswered = |index: u32| taker.as_ref().and_then(|(_, all)| all.get(index as usize)).cloned();
+        let lanes =
+            (0..segment.geometry().lanes).map(|index| LaneView::new(segment, index, unanswered(index))).collect();
+        let taker = taker.map(|(taker, _)| taker);
         Arc::new_cyclic(|itself| Self {
             itself: itself.clone(),
             lateness,
@@ -119,6 +129,7 @@ impl Overdue {
             hold,
             calls: Mutex::default(),
             culprit: OnceLock::new(),
+            taker,
         })
     }
 
@@ -139,7 +150,7 @@ impl Overdue {
 
     /// Whether more than `before` calls have been answered on a lane.
     pub(crate) fn has_answered(&self, lane: usize, before: u64) -> bool {
-        self.lanes.get(lane).is_some_and(|lane| lane.is_answered(before))
+        self.lanes.get(lane).is_some_and(|lane| lane.has_replied(before))
     }
 
     /// Notes that the call at `position` of `lane`, with this `timeout`, is overdue from `due` on unless it is answered by then.
@@ -160,6 +171,9 @@ impl Overdue {
 
     /// Drops the calls of a lane that have been answered, in their order. The oldest of the others has waited behind them until now.
     fn drop_answered(&self, of_lane: &mut BTreeMap<u64, Late>) {
+        if self.taker.is_some() {
+            return of_lane.retain(|position, late| !self.lanes[late.lane as usize].is_answered(*position));
+        }
         while let Some(oldest) = of_lane.first_entry()
             && self.lanes[oldest.get().lane as usize].is_answered(oldest.get().position)
         {
@@ -218,6 +232,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Due for Overdue {
     fn is_due(&self) -> Option<Instant> {
+        if let Some(taker) = self.taker.as_ref().and_then(Weak::upgrade) {
+            taker.react();
+        }
         let now = Instant::now();
         let mut calls = self.calls.lock();
         if calls.next.is_none_or(|next| next > now) {

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+pub(crate) mod task;
+
 use crate::access::{Access, AnyAccess};
 use crate::lane::{ReplySlot, SendError, SentReply, WorkerRest};
 use crate::panic;
@@ -23,6 +25,7 @@ use rkyv::Archive;
 use rkyv::rancor::Failure;
 use std::any::{Any, TypeId};
 use std::fmt::Display;
+pub use task::{Finish, TaskAccess, TaskCall, TaskFuture};
 
 /// A type whose instances can live behind a `Bridge`. Implemented by `#[bridge]` on the type's impl block.
 #[diagnostic::on_unimplemented(
@@ -55,6 +58,21 @@ pub trait Service: Sized + 'static {
     /// Runs the method named by the call on the service behind `access`.
     #[doc(hidden)]
     fn dispatch(access: impl Access<Self>, call: Incoming<'_, '_>);
+
+    /// Whether the method with this number takes `&mut self`.
+    #[doc(hidden)]
+    fn is_exclusive(index: u16) -> bool;
+
+    /// Whether any method of the type's own block is async.
+    #[doc(hidden)]
+    const IS_ASYNC: bool = false;
+
+    /// Begins a call of an async method. Any other call comes back.
+    #[doc(hidden)]
+    fn begin<'a>(access: TaskAccess<'a, Self>, call: TaskCall) -> Result<TaskFuture<'a>, TaskCall> {
+        let _ = access;
+        Err(call)
+    }
 }
 
 /// A way of calling a service's methods. One proxy is generated for all of them.
@@ -91,6 +109,21 @@ pub trait Interface<T>: 'static {
 
     /// Runs the method named by the call on the service behind `access`.
     fn dispatch(access: impl Access<T>, call: Incoming<'_, '_>);
+
+    /// Whether the method with this number takes `&mut self`.
+    fn is_exclusive(index: u16) -> bool;
+
+    /// Whether any method is async.
+    const IS_ASYNC: bool = false;
+
+    /// Begins a call of an async method. Any other call comes back.
+    fn begin<'a>(access: TaskAccess<'a, T>, call: TaskCall) -> Result<TaskFuture<'a>, TaskCall>
+    where
+        T: 'static,
+    {
+        let _ = access;
+        Err(call)
+    }
 }
 
 /// Traits of one service that can be called through one bridge.
@@ -99,13 +132,16 @@ pub const MAX_INTERFACES: usize = 32;
 /// The dispatch function of an interface.
 pub(crate) type Dispatch<T> = fn(AnyAccess<'_, T>, Incoming<'_, '_>);
 
+/// Makes a task of a call of an interface, for a child whose calls are tasks.
+pub(crate) type TaskDispatch<T> = for<'a> fn(TaskAccess<'a, T>, TaskCall) -> TaskFuture<'a>;
+
 /// Tells one interface of a service from the others.
 #[derive(Clone, Copy, Debug)]
 pub struct InterfaceId {
     /// The service that the dispatch function is for.
     pub(crate) service: fn() -> TypeId,
-    /// The address of the dispatch function in this process.
-    pub(crate) dispatch: fn() -> usize,
+    /// The address of the dispatch function in this process, or of the one that makes tasks.
+    pub(crate) dispatch: fn(bool) -> usize,
     /// A number that differs, except by chance, when two builds disagree on the trait's methods or types.
     pub(crate) key: fn() -> u64,
 }
@@ -116,8 +152,16 @@ impl InterfaceId {
         fn dispatch<T: Service, I: Interface<T>>(service: AnyAccess<'_, T>, call: Incoming<'_, '_>) {
             I::dispatch(service, call);
         }
-        fn address<T: Service, I: Interface<T>>() -> usize {
-            dispatch::<T, I> as Dispatch<T> as usize
+        fn task_dispatch<T: Service, I: Interface<T>>(access: TaskAccess<'_, T>, call: TaskCall) -> TaskFuture<'_> {
+            I::begin(access, call).unwrap_or_else(|call| {
+                call.in_turn(access, I::is_exclusive, |service, call| I::dispatch(service, call))
+            })
+        }
+        fn address<T: Service, I: Interface<T>>(makes_tasks: bool) -> usize {
+            match makes_tasks {
+                true => task_dispatch::<T, I> as TaskDispatch<T> as usize,
+                false => dispatch::<T, I> as Dispatch<T> as usize,
+            }
         }
         fn key<T: Service, I: Interface<T>>() -> u64 {
             let mut hash = Fnv::new();
@@ -225,7 +269,8 @@ pub struct Exchange<'a> {
     pub(crate) replied: Option<Kind>,
     /// Nobody wants the value.
     pub(crate) is_one_way: bool,
-    pub(crate) turns: Turns<'a>,
+    /// `None` for a task, which cannot call back.
+    pub(crate) turns: Option<Turns<'a>>,
 }
 
 /// What a method needs that calls back: how its worker waits, and who makes its requests.
@@ -235,7 +280,30 @@ pub(crate) struct Turns<'a> {
     pub source: &'a dyn RequestSource,
 }
 
+impl<'a> Exchange<'a> {
+    /// The end of a task.
+    pub(crate) fn of_task(
+        slot: ReplySlot<'a>,
+        alloc: &'a AllocContext<'a>,
+        request: RequestSpan<'a>,
+        call: u64,
+    ) -> Self {
+        Self { slot, alloc, request, call, replied: None, is_one_way: false, turns: None }
+    }
+}
+
 impl Exchange<'_> {
+    /// The kind of the reply. Refuses a request without one.
+    pub(crate) fn settled(&mut self) -> Kind {
+        self.replied.unwrap_or_else(|| self.refuse_unanswered())
+    }
+
+    #[cold]
+    pub(crate) fn refuse_unanswered(&mut self) -> Kind {
+        self.refuse("its dispatch gave no reply");
+        Kind::Refused
+    }
+
     /// Writes a reply. If it is too long, writes a reply that says so instead. A second reply replaces the first: a panic in the value's destructor
     /// becomes a fault.
     #[inline(always)]
@@ -324,12 +392,6 @@ impl Exchange<'_> {
         }
     }
 
-    #[cold]
-    pub(crate) fn refuse_unanswered(&mut self) -> Kind {
-        self.refuse("its dispatch gave no reply");
-        Kind::Refused
-    }
-
     /// Publishes what has been written in the slot. `mark` = bits for the call word.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, mark: u64) {
@@ -343,7 +405,9 @@ impl Exchange<'_> {
     #[cold]
     fn publish_loaded(&mut self, kind: Kind, mark: u64) {
         let SentReply { place, call, attachments } = self.slot.sent_slow(self.alloc);
-        self.turns.source.publishing(self.slot.lane(), self.slot.position(), attachments);
+        if let Some(turns) = self.turns {
+            turns.source.publishing(self.slot.lane(), self.slot.position(), attachments);
+        }
         failpoints::reach(Step::ChildReplyDeparted);
         self.slot.publish(kind, call | mark, place);
     }

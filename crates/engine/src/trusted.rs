@@ -4,7 +4,7 @@
 //! handshake.
 
 use crate::bridged_traits;
-use crate::service::{Dispatch, Service};
+use crate::service::{Dispatch, Service, TaskDispatch};
 use callgate_os::image::Image;
 use callgate_transport::request::RequestSpan;
 use callgate_transport::segment::Span;
@@ -59,9 +59,23 @@ impl TrustedParent {
 
     /// This program's own dispatch function for the trait of `T` with the number `key`.
     pub(crate) fn dispatch_of<T: Service>(self, key: u64) -> Option<Dispatch<T>> {
-        let address = (bridged_traits::find::<T>(key)?.dispatch)();
+        let address = (bridged_traits::find::<T>(key)?.dispatch)(false);
         // SAFETY: made of a `Dispatch` by `InterfaceId::of` for this very `T`: `find` has compared the type.
         Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// The function at `offset` that makes tasks of a trait's calls. Only in a child whose calls are tasks.
+    pub(crate) fn task_dispatch_at<T>(self, offset: u64) -> Option<TaskDispatch<T>> {
+        let address = self.address_of(offset)?;
+        // SAFETY: as in `dispatch_at`; where calls are tasks, the parent took the offset from a `TaskDispatch<T>`.
+        Some(unsafe { std::mem::transmute::<*const (), TaskDispatch<T>>(with_exposed_provenance(address)) })
+    }
+
+    /// This program's own function that makes tasks of the calls of the trait of `T` with the number `key`.
+    pub(crate) fn task_dispatch_of<T: Service>(self, key: u64) -> Option<TaskDispatch<T>> {
+        let address = (bridged_traits::find::<T>(key)?.dispatch)(true);
+        // SAFETY: as in `dispatch_of`; made of a `TaskDispatch` for this number.
+        Some(unsafe { std::mem::transmute::<*const (), TaskDispatch<T>>(with_exposed_provenance(address)) })
     }
 
     fn address_of(self, offset: u64) -> Option<usize> {

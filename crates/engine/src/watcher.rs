@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod rings;
+
 use callgate_os::inotify::{Releases, WatchId};
 use callgate_os::pidfd::Pidfd;
 use callgate_os::poll::{PollSet, Waker};
@@ -13,6 +15,7 @@ use callgate_os::toll::{Credit, SPELL};
 use callgate_os::{selfproc, signals};
 use callgate_transport::bounds::{BURST, MESSAGES};
 use callgate_transport::error::Exit;
+pub(crate) use rings::listen_to;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -249,6 +252,8 @@ struct WatchedChild {
     watched: Arc<dyn Watched>,
     credit: Credit,
     is_paused: bool,
+    /// Whether somebody else hears its rings.
+    is_heard_elsewhere: bool,
     /// Rings without reason so far.
     idle_rings: u32,
     /// When it ended without a known status. The process's descriptor is no longer waited for.
@@ -528,6 +533,7 @@ impl Watcher {
             watched: child,
             credit: Credit::new(BURST, MESSAGES),
             is_paused: false,
+            is_heard_elsewhere: false,
             idle_rings: 0,
             ended: None,
         };
@@ -544,9 +550,9 @@ impl Watcher {
     }
 }
 
-/// Listens for the child's rings.
+/// Listens for the child's rings, unless somebody else does.
 fn add_ring(poll: &PollSet, child: &WatchedChild, id: u64) -> io::Result<()> {
-    child.watched.ring().map_or(Ok(()), |ring| poll.add_edge(ring, key(id, RING)))
+    child.watched.ring().filter(|_| !child.is_heard_elsewhere).map_or(Ok(()), |ring| poll.add_edge(ring, key(id, RING)))
 }
 
 /// How the process ended, as far as that can be known now. Reaps a child.

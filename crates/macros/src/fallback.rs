@@ -125,6 +125,7 @@ fn no_answers() -> TokenStream {
     quote! {
         fn fingerprint(_: ::__callgate::__codegen::Fingerprint) -> ::__callgate::__codegen::Fingerprint { ::core::unreachable!() }
         fn construct(_: ::__callgate::__codegen::Incoming<'_, '_>) -> ::core::option::Option<Self> { ::core::unreachable!() }
+        fn is_exclusive(_: u16) -> bool { ::core::unreachable!() }
         fn dispatch(_: impl ::__callgate::__codegen::Access<Self>, _: ::__callgate::__codegen::Incoming<'_, '_>) {
             ::core::unreachable!()
         }

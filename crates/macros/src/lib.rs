@@ -71,6 +71,9 @@ use crate::refusals::Refusals;
 /// own error if the method returns `Result<_, E>` with `E: From<CallError>`, and otherwise panics with the error's text. The proxy gets the methods
 /// as well, for callers who want the `CallError`.
 ///
+/// If the trait has async methods (`async fn`, or `-> impl Future<Output = R>`), `AsyncBridge<Circle>` implements it, and all of its methods with `self` must
+/// be async. Async methods may also stand in the type's own block. See the guide's page on calls.
+///
 /// - The trait must belong to this crate: the language forbids implementing a foreign trait for `Bridge`.
 /// - `CircleCalls` must be in scope beside `Circle`.
 /// - All bridged blocks of a type share its proxy, so no two of them can have methods of the same name: the compiler reports a duplicate definition

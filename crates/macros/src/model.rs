@@ -50,10 +50,12 @@ pub(crate) struct MethodModel {
     pub(crate) arguments: Vec<Argument>,
     /// Those that stay with the caller.
     pub(crate) callbacks: Vec<Callback>,
-    /// The return type; `()` if there is none. Of a stream, the type of its items.
+    /// The return type; `()` if there is none. Of a stream, the type of its items; of an async method, what its future gives.
     pub(crate) output: Type,
     /// What its iterator may borrow, if it returns one.
     pub(crate) stream: Option<Borrowing>,
+    /// Whether it gives a future: an `async fn`, or one that returns `impl Future`.
+    pub(crate) is_async: bool,
     /// The position of `idempotent`: the call may run again if the child dies in it.
     pub(crate) idempotent: Option<Span>,
     /// Whether [`check`](crate::check) refused it.
@@ -160,6 +162,11 @@ impl ImplBlock {
         })
     }
 
+    /// Whether any of its methods is async.
+    pub(crate) fn is_async(&self) -> bool {
+        self.crossing().any(|method| method.is_async)
+    }
+
     pub(crate) fn generics(&self) -> &Generics {
         &self.item.generics
     }
@@ -245,17 +252,34 @@ impl MethodModel {
         sig: Signature,
         self_type: &SelfType,
     ) -> MethodModel {
+        let future = types::future_of(&sig);
+        let is_async = sig.asyncness.is_some() || future.is_some();
         // A trait's would be its own type, which a bridge does not have.
-        let stream = stream::returned(&sig).filter(|_| self_type.interface.is_none());
-        let output = match (stream, &sig.output) {
-            (Some((item, _)), _) => self_type.in_type(item),
-            (None, ReturnType::Default) => parse_quote!(()),
-            (None, ReturnType::Type(_, ty)) => self_type.in_type(ty),
+        let stream = stream::returned(&sig).filter(|_| self_type.interface.is_none() && !is_async);
+        let output = match (stream, future, &sig.output) {
+            (Some((item, _)), ..) => self_type.in_type(item),
+            (None, Some(ty), _) => self_type.in_type(ty),
+            (None, None, ReturnType::Default) => parse_quote!(()),
+            (None, None, ReturnType::Type(_, ty)) => self_type.in_type(ty),
         };
         let stream = stream.map(|(_, borrowing)| borrowing);
         let (shown, (arguments, callbacks)) = (sig.ident.clone(), arguments(&sig, self_type));
         let (index, idempotent, refused) = (0, None, false);
-        MethodModel { kind, shown, index, attrs, vis, sig, arguments, callbacks, output, stream, idempotent, refused }
+        MethodModel {
+            kind,
+            shown,
+            index,
+            attrs,
+            vis,
+            sig,
+            arguments,
+            callbacks,
+            output,
+            stream,
+            is_async,
+            idempotent,
+            refused,
+        }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {

@@ -5,7 +5,10 @@ use quote::{ToTokens, quote_spanned};
 use syn::ext::IdentExt;
 use syn::visit::Visit;
 use syn::visit_mut::VisitMut;
-use syn::{Expr, ExprPath, GenericArgument, Path, PathArguments, Type, TypePath, TypeSlice, parse_quote};
+use syn::{
+    Expr, ExprPath, GenericArgument, Path, PathArguments, ReturnType, Signature, Type, TypeParamBound, TypePath,
+    TypeSlice, parse_quote,
+};
 
 /// Element types whose slices are read in place, because they have the same bytes in an archive as in memory.
 const NATIVE: [&str; 13] = ["bool", "u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64"];
@@ -125,6 +128,25 @@ pub(crate) fn argument_of<'a>(ty: &'a Type, name: &str) -> Option<&'a Type> {
         GenericArgument::Type(ty) if last.ident.unraw() == name => Some(ty),
         _ => None,
     }
+}
+
+/// What the future gives that a function declares to return: `R` of `impl Future<Output = R> + Send`.
+pub(crate) fn future_of(sig: &Signature) -> Option<&Type> {
+    let ReturnType::Type(_, ty) = &sig.output else { return None };
+    let Type::ImplTrait(hidden) = bare(ty) else { return None };
+    hidden.bounds.iter().find_map(|bound| match bound {
+        TypeParamBound::Trait(bound) => output_of(bound.path.segments.last()?),
+        _ => None,
+    })
+}
+
+/// `R` of `Future<Output = R>`.
+fn output_of(last: &syn::PathSegment) -> Option<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+    arguments.args.iter().filter(|_| last.ident == "Future").find_map(|argument| match argument {
+        GenericArgument::AssocType(output) if output.ident == "Output" => Some(&output.ty),
+        _ => None,
+    })
 }
 
 /// The owned type for a reference to `ty`, which can cross: `String` for `str`.

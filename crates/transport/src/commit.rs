@@ -48,6 +48,8 @@ pub enum Kind {
     Answer = 15,
     /// Request: nobody wants the value of the method that the last reply was about: end it.
     Unwind = 16,
+    /// Request: withdraw the call whose position is the call word, which has started. Only where calls are tasks.
+    Cancel = 17,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
@@ -79,6 +81,7 @@ impl Kind {
             14 => Self::Ask,
             15 => Self::Answer,
             16 => Self::Unwind,
+            17 => Self::Cancel,
             _ => return None,
         })
     }
@@ -297,7 +300,7 @@ mod tests {
             assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
         }
         for kind in (0..=255u64)
-            .filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16].contains(&(kind & 0x3f)))
+            .filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17].contains(&(kind & 0x3f)))
         {
             assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
         }

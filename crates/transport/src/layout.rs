@@ -40,7 +40,8 @@ pub(crate) const PAYLOAD_OFFSET: usize = 16;
 pub struct SlotLine {
     /// `sequence << 32 | length << 8 | kind`, see `commit::Commit`. Written last, with Release; 0 = never written.
     pub commit: AtomicU64,
-    /// Requests: `depth << 56 | returns << 32 | interface << 16 | method`. Replies: `returns << 32`, and 1 if it carries anything. `returns` = the first of
+    /// Requests: `depth << 56 | returns << 32 | interface << 16 | method`. Replies: `returns << 32 | answers << 1`, and 1 if it carries anything;
+    /// `answers` is 0 where calls are answered in their order, see `ring::Frame::answers`. `returns` = the first of
     /// the receiver's own blocks that the frame returns, see `loans::LoanList`.
     pub call: AtomicU64,
     /// The first bytes of the payload, or a `commit::BlockRef`. While a reply is written into a block: the `BlockRef` of all that it
@@ -200,6 +201,8 @@ pub struct Header {
     pub slots: AtomicU32,
     pub slot_lines: AtomicU32,
     pub workers: AtomicU32,
+    /// Not 0 if calls are answered as they end, not in the order of their requests: see `callgate_engine::lane`.
+    pub unordered: AtomicU32,
     /// A call that worker n runs and that is not nested begins the chain with this number + n + 1, see `callgate_engine::nest`.
     pub chains: AtomicU64,
 }
@@ -341,7 +344,9 @@ const _: () = {
     assert!(size_of::<Header>() == APART && offset_of!(Header, magic) == 0);
     assert!(offset_of!(Header, protocol) == 8 && offset_of!(Header, lanes) == 12);
     assert!(offset_of!(Header, slots) == 16 && offset_of!(Header, slot_lines) == 20);
-    assert!(offset_of!(Header, workers) == 24 && offset_of!(Header, chains) == 32);
+    assert!(
+        offset_of!(Header, workers) == 24 && offset_of!(Header, unordered) == 28 && offset_of!(Header, chains) == 32
+    );
 };
 
 #[cfg(all(test, not(loom)))]

@@ -42,6 +42,12 @@ use callgate_os::sync::Ordering::{Acquire, Relaxed, Release};
 use callgate_os::sync::fence;
 use std::cell::Cell;
 
+/// The bit of a reply's call word that says that the reply carries something.
+pub const CARRIES: u64 = 1;
+
+/// The shift of [`Frame::answers`] in a reply's call word. The number is less than that of slots, which is 4,096 at most.
+pub const ANSWERS: u32 = 1;
+
 /// The words of the payload that are stored for every frame: enough for a number or two.
 const FIRST_WORDS: usize = 2;
 
@@ -243,7 +249,12 @@ impl Frame<'_> {
     /// Whether a reply has memory outside its slot, which its receiver must release.
     #[inline(always)]
     pub fn carries(&self) -> bool {
-        self.call != 0 || matches!(self.commit.place, Place::Block(_))
+        self.call & CARRIES != 0 || matches!(self.commit.place, Place::Block(_))
+    }
+
+    /// Which of the unanswered requests this reply answers, counted from the oldest. Only where calls are answered as they end; otherwise the oldest.
+    pub fn answers(&self) -> usize {
+        (self.call as u32 >> ANSWERS) as usize
     }
 
     /// Whether the producer has withdrawn it, if it is a request that has not been answered.

@@ -355,6 +355,7 @@ impl Span<'_> {
 pub struct Segment {
     mapping: Arc<Mapping>,
     geometry: Geometry,
+    is_unordered: bool,
 }
 
 impl Segment {
@@ -362,7 +363,7 @@ impl Segment {
     pub fn create(geometry: Geometry, backing: &dyn Backing) -> io::Result<(Self, Option<OwnedFd>)> {
         assert!(geometry.is_valid(), "{geometry:?} is not a valid geometry");
         let (mapping, object) = backing.create(SEGMENT, geometry.segment_len(), Protection::ReadWrite)?;
-        let segment = Self { mapping: Arc::new(mapping), geometry };
+        let segment = Self { mapping: Arc::new(mapping), geometry, is_unordered: false };
         let header = segment.header();
         header.magic.store(MAGIC, Relaxed);
         header.protocol.store(PROTOCOL, Relaxed);
@@ -394,7 +395,19 @@ impl Segment {
         if !geometry.is_valid() || geometry.segment_len() != len {
             return Err(wrong("a segment whose header does not fit its length"));
         }
-        Ok(Self { mapping, geometry })
+        let is_unordered = header.unordered.load(Relaxed) != 0;
+        Ok(Self { mapping, geometry, is_unordered })
+    }
+
+    /// Says, before the other side has it, that calls are answered as they end.
+    pub fn set_unordered(&mut self) {
+        self.is_unordered = true;
+        self.header().unordered.store(1, Relaxed);
+    }
+
+    /// Whether calls are answered as they end. Does not read the segment.
+    pub fn is_unordered(&self) -> bool {
+        self.is_unordered
     }
 
     /// Maps a segment without reading its header. `of` gives the geometry for its length.
@@ -402,7 +415,7 @@ impl Segment {
         let mapping = SealedMemfds.attach(SEGMENT, &mut std::iter::once(object), Protection::ReadWrite)?;
         let geometry = of(mapping.len()).ok_or(io::ErrorKind::InvalidData)?;
         assert!(geometry.is_valid() && geometry.segment_len() == mapping.len());
-        Ok(Self { mapping: Arc::new(mapping), geometry })
+        Ok(Self { mapping: Arc::new(mapping), geometry, is_unordered: false })
     }
 
     /// Whether it is sealed against punching holes.

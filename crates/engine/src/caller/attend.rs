@@ -68,8 +68,9 @@ impl Caller {
             if has_ended && may_listen {
                 self.end_calls(claim);
             }
+            let has_cancels = self.is_unordered && self.send_cancels(claim);
             self.send_queued(claim);
-            let (mut has_task, index) = (!self.queue.is_empty(), claim.index());
+            let (mut has_task, index) = (!self.queue.is_empty() || has_cancels, claim.index());
             claim.is_watched = true;
             for (_, call) in &claim.pending {
                 match call.waited_by() {
@@ -104,7 +105,8 @@ impl Caller {
     pub(super) fn attend_while_waiting(&self, claim: &mut LaneClaim<'_>) {
         claim.clear_want();
         // Between the turns of a conversation comes nothing from others.
-        if self.workers == 1 && !claim.is_borrowed() {
+        if (self.workers == 1 || self.is_unordered) && !claim.is_borrowed() {
+            self.send_cancels(claim);
             self.send_queued(claim);
         }
         claim.owe();
@@ -119,7 +121,7 @@ impl Caller {
 
     /// The same for the replies before `position`.
     pub(super) fn settle_before(&self, claim: &mut LaneClaim<'_>, position: u64) -> bool {
-        while !claim.is_idle() && claim.replies().position() != position && claim.is_answered() {
+        while !claim.is_idle() && !claim.is_due(position) && claim.is_answered() {
             match claim.next_call() {
                 Some(call) if call.settle(self, claim) => drop(claim.pending.pop_front()),
                 // The child has taken it back.

@@ -181,7 +181,7 @@ impl<R: Reply> Settle for Call<R> {
         if self.state.lock().is_abandoned {
             return caller.drop_next(claim, &self.context).unwrap_or(true);
         }
-        let position = claim.replies().position();
+        let Some(position) = claim.next_position() else { return false };
         match caller.take::<R>(claim, position, Kind::Call, &self.context) {
             Some(outcome) => {
                 self.finish(outcome);

@@ -121,6 +121,7 @@ impl Caller {
         callbacks: &mut Callbacks<'_>,
     ) -> Result<R, CallError> {
         let mut context = *context;
+        self.may_converse(&context)?;
         let call = self.call_word(context.method, &context)?;
         let (claim, call) = match self.claim(call, &mut context)? {
             Some(claimed) => claimed,
@@ -246,6 +247,25 @@ impl Caller {
         lane.pending.push_back((position, Arc::new(forsaken)));
         lane.forsaken += 1;
         lane.owe();
+    }
+
+    /// Whether this thread may wait for something other than a call that it makes now: not in a callback of a call to the same child, if the worker may be
+    /// the one that waits for that.
+    pub(super) fn may_wait_here(&self, context: &CallContext) -> Result<(), CallError> {
+        let why = "a callback would wait for what comes after it: the child's worker waits for the callback";
+        match self.lent_lane() {
+            Some(_) => Err(CallError::TooNested { call: context.name(), depth: 1, why }),
+            None => Ok(()),
+        }
+    }
+
+    /// A service whose calls are tasks cannot call back.
+    pub(super) fn may_converse(&self, context: &CallContext) -> Result<(), CallError> {
+        let why = "a service with async methods cannot call back: its calls take turns as tasks";
+        match self.is_unordered {
+            true => Err(CallError::Refused { call: context.name(), why: why.into() }),
+            false => Ok(()),
+        }
     }
 
     /// The lane that is lent to this thread, because it runs a callback of a call there.

@@ -103,6 +103,7 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(context));
         }
+        self.may_converse(context)?;
         if let Some(at) = nest::current() {
             self.may_nest(at, context)?;
         }

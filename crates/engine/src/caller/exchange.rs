@@ -194,6 +194,9 @@ impl Caller {
                 Ok(Next::Pending) => match self.wait_on(lane, position, context.deadline()) {
                     Waited::Ready => {
                         has_waited = true;
+                        if lane.is_wanted() && self.is_unordered && kind == Kind::Call {
+                            return self.receive_among_others(lane, position, context);
+                        }
                         if lane.is_wanted() {
                             self.attend_while_waiting(lane);
                         }
@@ -316,7 +319,7 @@ impl Caller {
     /// in place.
     #[inline(always)]
     pub(super) fn may_follow(&self, lane: &CallerLane, position: u64) -> bool {
-        lane.replies().position() == position && self.peer.trust.is_none()
+        lane.replies().position() == position && self.peer.trust.is_none() && !lane.is_unordered()
     }
 
     /// Waits for the next reply; if it can be followed, until it is announced. Also ends when the lane is wanted.

@@ -121,6 +121,10 @@ impl Caller {
                 return Err(self.over(Started::No, context));
             }
             if let Some(lane) = self.one_way_lane() {
+                // Among others there, whose replies may come first, like a call that no thread waits in.
+                if self.is_unordered {
+                    return Ok(None);
+                }
                 let mut claim = self.lock(&self.lanes[lane], context)?;
                 self.wait_for_room(&mut claim, context)?;
                 self.forget_one_way(&claim);

@@ -49,7 +49,7 @@ impl Caller {
     ) -> Result<(), CallError> {
         let context = CallContext::new(method, timeout);
         let call = self.call_word(method, &context)?;
-        self.may_send(&context)?;
+        self.may_wait_here(&context)?;
         if let Some(at) = nest::current() {
             return Err(at.too_nested(context.name(), "a one-way call waits for room, and may be waited for itself"));
         }
@@ -67,7 +67,8 @@ impl Caller {
         let len = self.write_behind_others(&mut claim, &args, &context)?;
         drop(args);
         // What a request carries comes back with its reply.
-        let is_silent = !claim.carries_anything() && !claim.wants_acknowledgement();
+        // A task's end is known only by its reply.
+        let is_silent = !claim.carries_anything() && !claim.wants_acknowledgement() && !self.is_unordered;
         let kind = if is_silent { Kind::Send } else { Kind::Call };
         lane.note_sender();
         let position = self.publish_begun(&mut claim, Ask { kind, call }, len, &context);
@@ -75,15 +76,6 @@ impl Caller {
         self.announce_begun(&claim);
         claim.give_up(&*self.pool);
         Ok(())
-    }
-
-    /// Whether a one-way call, or the wait for one, may come from here: not from a callback of a call to the same child, whose worker waits for it.
-    fn may_send(&self, context: &CallContext) -> Result<(), CallError> {
-        let why = "a callback waits for what it sends to the child that called it back: call the method instead";
-        match self.lent_lane() {
-            Some(_) => Err(CallError::TooNested { call: context.name(), depth: 1, why }),
-            None => Ok(()),
-        }
     }
 
     /// Writes a one-way request. The memory that it lacks may be that of the requests before it, which comes back with their replies.
@@ -119,11 +111,15 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&context));
         }
-        self.may_send(&context)?;
+        self.may_wait_here(&context)?;
         batch::notify_begun();
         for lane in self.lanes.iter().filter(|lane| lane.has_one_way.load(Relaxed) != 0) {
             let mut claim = self.lock(lane, &context)?;
             if !claim.has_one_way() {
+                continue;
+            }
+            if self.is_unordered {
+                self.await_one_way(&mut claim, &context)?;
                 continue;
             }
             self.wait_for_room(&mut claim, &context)?;
@@ -148,7 +144,7 @@ impl Caller {
         let mut carries = false;
         while let Some(one) = lane.acknowledge_one() {
             let context = &CallContext::new(const { &Method::nameless() }, None);
-            let failure = match lane.replies().take_at(one.position) {
+            let failure = match lane.reply_to(&one) {
                 Ok(None) => continue,
                 Err(what) => Some(self.corrupt(what, context)),
                 Ok(Some(frame)) => {
@@ -199,7 +195,7 @@ impl Caller {
 
 /// One-way calls may have run before whatever it is that ends a flush.
 #[cold]
-fn maybe_started(mut error: CallError) -> CallError {
+pub(super) fn maybe_started(mut error: CallError) -> CallError {
     if let Some(started) = error.started_mut() {
         *started = Started::Unknown;
     }

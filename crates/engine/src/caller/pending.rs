@@ -8,6 +8,7 @@ use super::batch;
 use super::call_state::{Call, CallPhase, CallPlace};
 use super::settle::Exactness;
 use super::{CallContext, Caller, LaneClaim};
+use crate::nest;
 use crate::peer_status::Cause;
 use crate::service::Method;
 use callgate_os::clock;
@@ -86,6 +87,11 @@ impl<R: Reply> PendingCall<R> {
         if self.is_taken { Started::Yes } else { self.caller.abandon(&self.call, Exactness::Known) }
     }
 
+    /// The side that has called.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
     pub fn method(&self) -> &'static Method {
         self.call.context.method
     }
@@ -118,7 +124,7 @@ impl<R: Reply> Drop for PendingCall<R> {
 
 impl Caller {
     /// The outcome of a call, if it is there.
-    fn outcome_of<R: Reply>(&self, call: &Call<R>) -> Option<Result<R, CallError>> {
+    pub(super) fn outcome_of<R: Reply>(&self, call: &Call<R>) -> Option<Result<R, CallError>> {
         let mut state = call.state.lock();
         if !state.phase.has_outcome() {
             return None;
@@ -153,7 +159,7 @@ impl Caller {
         match self.claim_of(at) {
             Some((mut claim, position)) => {
                 self.settle_ready(&mut claim);
-                if looked.is_none() && waker.is_some() && claim.replies().position() == position {
+                if looked.is_none() && waker.is_some() && claim.may_be_next(position) {
                     // Its turn is next, and a fast call never leaves its task.
                     claim.poll_briefly(&self.peer.peer_status);
                     self.settle_ready(&mut claim);
@@ -197,6 +203,11 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Some(Err(self.in_fork_slow(context)));
         }
+        if nest::is_calling_back()
+            && let Err(error) = self.may_wait_for(call)
+        {
+            return Some(self.last_look(call).unwrap_or(Err(error)));
+        }
         if let Some(outcome) = self.wait_alone(call, until) {
             return Some(outcome);
         }
@@ -220,6 +231,7 @@ impl Caller {
                     break outcome;
                 }
             } else {
+                self.rely_on_watcher();
                 call.sleep(until);
             }
             if let Some(outcome) = self.outcome_of(call) {
@@ -231,6 +243,19 @@ impl Caller {
             claim.owe();
         }
         outcome
+    }
+
+    /// Whether a callback may wait for a call that began before: not if the worker carries it out that waits for the callback.
+    #[cold]
+    fn may_wait_for<R: Reply>(&self, call: &Call<R>) -> Result<(), CallError> {
+        let worker = |lane: u32| lane % self.workers;
+        let own = self.lent_lane().map(|lane| worker(lane.index()));
+        let is_elsewhere = match Call::at(&call.state.lock()) {
+            CallPlace::Lane(lane, _) => own != Some(worker(lane)),
+            CallPlace::Queue(_) => self.workers > 1,
+            CallPlace::Nowhere => true,
+        };
+        if is_elsewhere { Ok(()) } else { self.may_wait_here(&call.context) }
     }
 
     /// Looks for a call's reply at its lane, if nobody has that. `polls` = looks for a while, if the reply is the next one: a fast call never leaves its
@@ -272,7 +297,7 @@ impl Caller {
             Some(outcome) => outcome,
             None => self.take(claim, position, Kind::Call, &call.context)?,
         };
-        claim.pending.pop_front();
+        claim.forget_next(position);
         self.cancel_timer(call);
         Some(outcome)
     }
@@ -293,7 +318,7 @@ impl Caller {
 
     /// Waits at a lane until the call has an outcome or the time is over, and takes every reply that comes before.
     #[inline]
-    fn watch<R: Reply>(
+    pub(super) fn watch<R: Reply>(
         &self,
         call: &Call<R>,
         position: u64,
@@ -445,6 +470,9 @@ impl Caller {
             Exactness::Unknown => withdrawal.mark(position),
         };
         failpoints::reach(Step::ParentWithdrawn);
+        if self.is_unordered {
+            self.cancel((lane, position));
+        }
         self.watch_overdue((lane, position), context);
         started
     }

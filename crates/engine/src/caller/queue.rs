@@ -122,11 +122,12 @@ impl Caller {
             let QueueLimits { calls, bytes } = self.queue.limits;
             return Err(CallError::Busy { call: context.name(), lanes: self.lanes.len() as u32, calls, bytes });
         }
+        self.rely_on_watcher();
         for lane in &self.lanes {
             match lane.gate.want(self) {
                 Some(mut claim) => claim.owe(),
                 // Other workers may be free while this lane's is not: a lane is left to more requests when its holder leaves.
-                None if self.workers == 1 => lane.rouse(),
+                None if self.workers == 1 || self.is_unordered => lane.rouse(),
                 None => {}
             }
             if self.queue.is_empty() {

@@ -24,6 +24,7 @@ pub(super) const SEVERAL: u32 = u32::MAX;
 /// A lane as the threads of the calling side share it.
 pub struct SharedLane {
     pub(super) gate: Gate<LaneState>,
+    index: u32,
     /// What needs no claim.
     pub(super) withdrawal: Withdrawal,
     pub(super) line: Placed<CallerLine>,
@@ -35,12 +36,15 @@ pub struct SharedLane {
     replies: Onlooker,
     /// Not 0 while a thread of its own takes a reply here.
     pub(super) is_taken_aside: AtomicU32,
+    /// Calls that have started and that nobody wants any more, which the child has not been told: their positions.
+    pub(super) cancelled: Mutex<Vec<u64>>,
 }
 
 impl SharedLane {
     pub(super) fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         Self {
             gate: Gate::new(LaneState::new(CallerLane::new(segment, index, bells))),
+            index,
             withdrawal: Withdrawal::new(segment, index),
             line: segment.caller_line(index),
             bell: bells.lane(index),
@@ -48,7 +52,12 @@ impl SharedLane {
             task: Mutex::new(None),
             replies: Onlooker::new(segment.replies(index)),
             is_taken_aside: AtomicU32::new(0),
+            cancelled: Mutex::default(),
         }
+    }
+
+    pub(super) fn index(&self) -> u32 {
+        self.index
     }
 
     /// Wakes the task that waits for a reply here, if that is there or `is_over`. Returns whether there was one.
@@ -102,7 +111,29 @@ impl LaneState {
     /// Whether the next reply is that of the pending call at `position`.
     #[inline(always)]
     pub(super) fn is_next_call(&self, position: u64) -> bool {
-        self.lane.replies().position() == position && self.pending.front().is_some_and(|(at, _)| *at == position)
+        match self.lane.is_unordered() {
+            false => {
+                self.lane.replies().position() == position
+                    && self.pending.front().is_some_and(|(at, _)| *at == position)
+            }
+            true => self.lane.next_position() == Some(position) && self.has_call(position),
+        }
+    }
+
+    /// Whether the next reply is that to the request at `position`.
+    pub(super) fn is_due(&self, position: u64) -> bool {
+        match self.lane.is_unordered() {
+            false => self.lane.replies().position() == position,
+            true => self.lane.next_position() == Some(position),
+        }
+    }
+
+    /// Forgets the call at `position`, whose reply was the [next](Self::is_next_call) one.
+    pub(super) fn forget_next(&mut self, position: u64) {
+        match self.lane.is_unordered() {
+            false => drop(self.pending.pop_front()),
+            true => self.forget_call(position),
+        }
     }
 
     /// Whether the call at `position` has no outcome yet.
@@ -110,10 +141,16 @@ impl LaneState {
         self.pending.iter().any(|(at, _)| *at == position)
     }
 
-    /// The call whose reply is the next one, if it is a pending call's.
-    pub(super) fn next_call(&self) -> Option<Arc<dyn Settle>> {
+    /// The call whose reply is the next one, if it is a pending call's. It is then the first of the pending ones.
+    pub(super) fn next_call(&mut self) -> Option<Arc<dyn Settle>> {
+        let next = self.lane.next_position()?;
+        if self.lane.is_unordered() {
+            let place = self.pending.iter().position(|(at, _)| *at == next)?;
+            let found = self.pending.remove(place)?;
+            self.pending.push_front(found);
+        }
         let (at, call) = self.pending.front()?;
-        (*at == self.lane.replies().position()).then(|| call.clone())
+        (*at == next).then(|| call.clone())
     }
 }
 

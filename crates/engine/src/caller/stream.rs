@@ -171,6 +171,9 @@ impl<T: Transfer> StreamCall<T> {
             {
                 break Err(error);
             }
+            if let Err(error) = caller.may_wait_here(&self.context) {
+                break Err(error);
+            }
             batch::notify_begun();
             let gate = &caller.lanes[self.lane as usize].gate;
             let claim = gate.try_claim(&*caller).or_else(|| {
@@ -377,6 +380,11 @@ impl Caller {
 
     /// Whether a stream may be opened from here, once the service is free of those that were dropped.
     fn may_open(&self, context: &CallContext, waits: bool) -> Result<(), CallError> {
+        if self.is_unordered {
+            let why = "a service with async methods cannot return iterators: its calls take turns as tasks".into();
+            return Err(CallError::Refused { call: context.name(), why });
+        }
+        self.may_wait_here(context)?;
         nest::current().map_or(Ok(()), |at| self.may_nest(at, context))?;
         if waits && self.is_closing(context) { self.await_closes(context) } else { Ok(()) }
     }

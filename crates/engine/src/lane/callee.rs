@@ -12,7 +12,7 @@ use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::outgoing_frame::{CallerBell, SendError, place};
-use callgate_transport::ring::{Consumer, Frame, Producer};
+use callgate_transport::ring::{ANSWERS, Consumer, Frame, Producer};
 use callgate_transport::segment::Segment;
 use callgate_transport::validator::Checked;
 use callgate_transport::wake::Bells;
@@ -73,6 +73,29 @@ impl CalleeLane {
     #[inline(always)]
     pub fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
         self.replies.publish(&self.requests, kind, carries, place);
+    }
+
+    /// The position of the request that has been begun last, until it is released.
+    pub(crate) fn request_position(&self) -> u64 {
+        self.requests.ring.position()
+    }
+
+    /// Releases the request that has been begun, and copied: its reply comes when its task ends.
+    pub(crate) fn release_request(&mut self) {
+        self.requests.ring.release();
+    }
+
+    /// The slot for the next reply, to a request that has been released.
+    pub(crate) fn reply_slot(&mut self) -> ReplySlot<'_> {
+        ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0, is_withdrawn: false }
+    }
+
+    /// Publishes and announces the written reply to the request that is the `answers`th of the unanswered ones.
+    pub(crate) fn publish_answer(&mut self, kind: Kind, carries: u64, place: Place, answers: usize) {
+        let ReplyWriter { ring, caller, .. } = &mut self.replies;
+        ring.publish(kind, carries | (answers as u64) << ANSWERS, place);
+        failpoints::reach(Step::ChildReplyStored);
+        caller.notify();
     }
 
     /// Releases a request that is not answered.

@@ -22,6 +22,7 @@ use callgate_transport::validator::Checked;
 use callgate_transport::wake::Bells;
 use callgate_transport::written_frame::WrittenFrame;
 use rkyv::Archive;
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 impl CallerLane {
@@ -48,6 +49,10 @@ impl CallerLane {
             deadlines: segment.deadlines(index),
             acknowledged: 0,
             one_way: VecDeque::new(),
+            capacity: u64::from(segment.geometry().slots) - u64::from(segment.is_unordered()),
+            is_unordered: segment.is_unordered(),
+            named: Cell::new(0),
+            shown: None,
         }
     }
 
@@ -73,10 +78,16 @@ impl CallerLane {
         self.requests.position().wrapping_sub(self.replies.position())
     }
 
-    /// How many requests can be sent now: the number of slots, less the requests that have not been acknowledged.
+    /// How many calls can be sent now.
     #[inline(always)]
     pub fn credit(&self) -> u64 {
-        self.replies.count().saturating_sub(self.requests.position().wrapping_sub(self.acknowledged))
+        self.capacity.saturating_sub(self.unacknowledged())
+    }
+
+    /// How many requests have not been acknowledged: their slots are in use.
+    #[inline(always)]
+    pub(super) fn unacknowledged(&self) -> u64 {
+        self.requests.position().wrapping_sub(self.acknowledged)
     }
 
     /// Whether every request has been answered that will be. One-way requests may still be under way; they are half as many as slots at most.
@@ -96,7 +107,7 @@ impl CallerLane {
         args: &A,
         alloc: &AllocContext<'_>,
     ) -> Result<usize, SendError> {
-        debug_assert!(self.credit() > 0);
+        debug_assert!(self.unacknowledged() < self.replies.count());
         write_frame(args, &mut self.requests, alloc, &mut self.attachments, None)
     }
 
@@ -164,6 +175,11 @@ impl CallerLane {
 
     /// The oldest one-way request that the next reply acknowledges, which is there.
     pub(crate) fn acknowledge_one(&mut self) -> Option<OneWayRequest> {
+        if self.is_unordered {
+            let next = self.next_position()?;
+            let place = self.one_way.iter().position(|one| one.position == next)?;
+            return self.one_way.remove(place);
+        }
         let until = self.replies.position();
         let is_before = |one: &OneWayRequest| until.wrapping_sub(one.position) < u64::MAX / 2;
         if self.one_way.front().is_some_and(is_before) { self.one_way.pop_front() } else { None }
@@ -232,9 +248,15 @@ impl CallerLane {
     /// Tells the worker to look at this lane from now on.
     #[cold]
     fn enter_use_slow(&mut self) {
-        self.in_use = true;
+        // Where replies have no order, every request comes here.
+        self.in_use = !self.is_unordered;
         // Relaxed: ordered before the look at `parked` by the fence in `notify`, like the commit word.
-        self.worker.lanes_in_use.fetch_max(self.place + 1, Relaxed);
+        if !self.is_unordered || self.worker.lanes_in_use.load(Relaxed) <= self.place {
+            self.worker.lanes_in_use.fetch_max(self.place + 1, Relaxed);
+        }
+        if self.is_unordered {
+            self.note_unanswered();
+        }
     }
 
     /// Waits for the next reply, whichever request it answers, or until `is_wanted`.
@@ -341,7 +363,9 @@ impl CallerLane {
     /// What is wrong with it, if no healthy peer could have written it.
     #[inline(always)]
     pub fn take(&self) -> Result<Option<(u64, Frame<'_>)>, &'static str> {
-        Ok(self.replies.take()?.map(|frame| (self.replies.position(), frame)))
+        let Some(frame) = self.replies.take()? else { return Ok(None) };
+        let position = if self.is_unordered { self.named_by(&frame)? } else { self.replies.position() };
+        Ok(Some((position, frame)))
     }
 
     /// Whether more than the next reply is released with it: what its request carries, or one-way requests.
@@ -388,14 +412,21 @@ impl CallerLane {
         }
     }
 
+    /// The nested request has been answered.
+    pub(super) fn leave_chain(&self) {
+        self.caller.chain.store(0, Relaxed);
+    }
+
     /// What the request carried whose reply has just been released.
     #[cold]
     fn arrived_slow(&mut self) -> Option<Attachments> {
+        if self.is_unordered {
+            return self.arrived_unordered();
+        }
         let next = self.acknowledged;
         let is_next = |position: u64| position.wrapping_add(1) == next;
-        if self.nested.is_some_and(|(position, _)| is_next(position)) {
-            self.nested = None;
-            self.caller.chain.store(0, Relaxed);
+        if self.nested.take_if(|(position, _)| is_next(*position)).is_some() {
+            self.leave_chain();
         }
         let mut arrived = None;
         while self.under_way.front().is_some_and(|(position, _)| is_next(*position)) {

@@ -15,6 +15,7 @@ use callgate_transport::ring::{Consumer, Producer, Seen, Withdrawer};
 use callgate_transport::segment::{Deadlines, Placed, Slots};
 use callgate_transport::wake::{FutexSleeper, Sleeper};
 use crossbeam_utils::CachePadded;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -85,6 +86,10 @@ fn ends(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane, Wit
         deadlines: Deadlines::on_heap(2),
         acknowledged: 0,
         one_way: VecDeque::new(),
+        capacity: 2,
+        is_unordered: false,
+        named: Cell::new(0),
+        shown: None,
     };
     (caller, called, withdrawal)
 }

@@ -69,10 +69,31 @@ impl WorkerLanes {
         Some(found)
     }
 
+    /// The index of a lane with a request, as [`wait`](Self::wait) finds it, if there is one now.
+    pub(crate) fn look(&mut self) -> Option<usize> {
+        let found = self.find(|_| ())?;
+        self.last = found;
+        Some(found)
+    }
+
+    /// Waits until `is_done`, which may look for requests itself.
+    pub(crate) fn wait_until(&self, mut is_done: impl FnMut(Option<usize>) -> bool) {
+        self.rest.waiter(None, self.caller_cpu()).wait(Deadline::NEVER, || is_done(self.find(CalleeLane::fetch_lines)));
+    }
+
+    /// The CPU of the caller that was served last, plus 1.
+    fn caller_cpu(&self) -> u32 {
+        self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu())
+    }
+
+    /// The number of lanes, which is also the index at which the end is found.
+    pub(crate) fn count(&self) -> usize {
+        self.lanes.len()
+    }
+
     #[inline(never)]
     fn wait_slow(&self, peer_status: Option<&PeerStatus>) -> Option<usize> {
-        let peer_cpu = self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu());
-        let waiter = self.rest.waiter(peer_status, peer_cpu);
+        let waiter = self.rest.waiter(peer_status, self.caller_cpu());
         let mut found = None;
         loop {
             let waited = waiter.wait(Deadline::NEVER, || {

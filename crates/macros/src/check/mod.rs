@@ -128,11 +128,25 @@ pub(crate) fn block(block: &mut ImplBlock, refusals: &mut Refusals) {
         idempotent(method, refusals);
         method.refused = refusals.len() > before;
     }
+    blocking(block, refusals);
     names(block, refusals);
     if !in_trait && block.constructors().next().is_none() {
         let (name, way_out) =
             (plain(&block.service.name), "a `pub fn` without `self` that returns `Self` or `Result<Self, ..>`");
         refusals.refuse(&block.item.self_ty, format!("the child needs a way to make its `{name}`: {way_out}"));
+    }
+}
+
+/// Refuses plain methods of a trait that also has async ones: only an `AsyncBridge` implements it, and a task that called them would block.
+fn blocking(block: &mut ImplBlock, refusals: &mut Refusals) {
+    if block.interface().is_none() || !block.is_async() {
+        return;
+    }
+    for method in block.methods.iter_mut().filter(|method| method.kind == MethodKind::Method && !method.is_async) {
+        let why = "but other methods of this trait are async: a task that called it through a bridge would block, so make it `async`, \
+                   or put it into another trait";
+        refusals.refuse(method.name(), format!("`{}` is not async, {why}", plain(method.name())));
+        method.refused = true;
     }
 }
 

@@ -41,18 +41,21 @@ impl SignatureCheck<'_> {
             }
         }
         self.count();
-        match (returned(sig), stream::returned(sig)) {
-            (Some(ty), Some(_)) if self.in_trait => self.refuse(ty, STREAM_OF_TRAIT),
-            (_, Some((item, _))) => self.inside(item, TypePlace::Output),
-            (Some(ty), None) if !self.method.is_constructor() => self.inside(ty, TypePlace::Output),
+        let is_constructor = self.method.is_constructor();
+        match (types::future_of(sig), returned(sig), stream::returned(sig)) {
+            (Some(ty), ..) if !is_constructor => self.inside(ty, TypePlace::Output),
+            (None, Some(ty), Some(_)) if self.in_trait => self.refuse(ty, STREAM_OF_TRAIT),
+            (None, _, Some((item, _))) => self.inside(item, TypePlace::Output),
+            (None, Some(ty), None) if !is_constructor => self.inside(ty, TypePlace::Output),
             _ => {}
         }
     }
 
     fn qualifiers(&mut self, sig: &Signature) {
         let name = plain(&sig.ident);
-        if let Some(keyword) = &sig.asyncness {
-            let why = "but a call runs to its end in the child: make it a plain `fn` that blocks there";
+        if let (Some(keyword), true) = (&sig.asyncness, self.method.is_constructor()) {
+            let why =
+                "but there are no tasks in the child before it has its service: make it a plain `fn` that blocks there";
             self.refuse(keyword, format!("`{name}` is async, {why}"));
         }
         if let Safety::Unsafe(keyword) = &sig.safety {
@@ -154,6 +157,9 @@ impl SignatureCheck<'_> {
                 }
                 _ => self.crosses(param),
             }
+        }
+        if self.method.is_async {
+            self.refuse(ty, "an async method leaves its thread while it waits, and could not be answered there: make it a plain `fn`");
         }
         if self.method.stream.is_some() {
             self.refuse(ty, "an iterator that a method returns outlives its call, and so nobody would run this: return what it gives");

@@ -1,4 +1,4 @@
-//! The drop-in: `impl Shape for Bridge<Circle>`, with the trait's signatures.
+//! The drop-in: `impl Shape for Bridge<Circle>`, with the trait's signatures. A trait with async methods is `AsyncBridge`'s.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -16,7 +16,8 @@ pub(crate) fn drop_in(
 ) -> Option<TokenStream> {
     let interface = block.interface()?;
     let (proxy, ty) = (proxy(block), &block.service.ty);
-    let service = quote!(#ty: ::__callgate::__codegen::Service<Calls<::__callgate::Blocking> = #proxy>);
+    let (bridge, mode) = (bridge(block), mode(block));
+    let service = quote!(#ty: ::__callgate::__codegen::Service<Calls<#mode> = #proxy>);
     let declared = block.item.items.iter().filter_map(|item| declared(block, interface, item));
     let functions = block.methods.iter().map(|method| {
         let (cfgs, sig, body) = (method.cfgs(), signature(block, method), body(block, interface, method));
@@ -25,13 +26,24 @@ pub(crate) fn drop_in(
     let (items, deprecated) = (quote!(#(#declared)* #(#functions)*), service::deprecated(block));
     Some(generics::impls(block, Some(service), |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
-        quote!(#deprecated impl #impl_generics #interface for ::__callgate::__codegen::Bridge<#ty> #conditions { #items })
+        quote!(#deprecated impl #impl_generics #interface for #bridge<#ty> #conditions { #items })
     }))
 }
 
 /// The proxy type that a bridge derefs to.
 fn proxy(block: &ImplBlock) -> TokenStream {
-    ProxyGenerics::of(block).proxy(&block.proxy(), quote!(::__callgate::Blocking))
+    ProxyGenerics::of(block).proxy(&block.proxy(), mode(block))
+}
+
+/// The mode in which that bridge calls.
+fn mode(block: &ImplBlock) -> TokenStream {
+    if block.is_async() { quote!(::__callgate::Deferred) } else { quote!(::__callgate::Blocking) }
+}
+
+/// The bridge that implements the trait.
+fn bridge(block: &ImplBlock) -> TokenStream {
+    let name = if block.is_async() { quote!(AsyncBridge) } else { quote!(Bridge) };
+    quote!(::__callgate::__codegen::#name)
 }
 
 /// A body that calls over the bridge; a function without `self` runs in the caller.
@@ -39,11 +51,22 @@ pub(crate) fn forwarded(block: &ImplBlock, interface: &Path, method: &MethodMode
     let (ty, name, shown, output) = (&block.service.ty, method.name(), &method.shown, &method.output);
     let arguments = method.in_order(|_, argument| argument.name.clone(), |_, callback| callback.name.clone());
     match method.kind {
-        MethodKind::Local => quote!(<#ty as #interface>::#name(#(#arguments),*)),
+        MethodKind::Local => {
+            let awaited = method.sig.asyncness.map(|_| quote!(.await));
+            quote!(<#ty as #interface>::#name(#(#arguments),*) #awaited)
+        }
         _ => {
             // Method syntax could pick a trait's method that takes `self` by value, such as `into`, before the proxy's own.
             let proxy = proxy(block);
-            quote!(::__callgate::__codegen::drop_in!(<#proxy>::#shown(&**self, #(#arguments),*), #output))
+            let call = quote!(<#proxy>::#shown(&**self, #(#arguments),*));
+            match (method.is_async, method.sig.asyncness) {
+                (false, _) => quote!(::__callgate::__codegen::drop_in!(#call, #output)),
+                (true, Some(_)) => quote!(::__callgate::__codegen::drop_in!(#call.await, #output)),
+                // The call borrows nothing.
+                (true, None) => {
+                    quote!(let __call = #call; async move { ::__callgate::__codegen::drop_in!(__call.await, #output) })
+                }
+            }
         }
     }
 }

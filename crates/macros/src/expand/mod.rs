@@ -8,6 +8,7 @@ pub(crate) mod proxy;
 mod request;
 pub(crate) mod service;
 mod stream;
+mod tasks;
 
 use proc_macro2::TokenStream;
 use quote::quote;

@@ -1,20 +1,21 @@
 //! The callee's side: a match over the table's indices.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 
 use super::generics::{self, ProxyGenerics};
-use super::{callbacks, proxy, request, stream};
+use super::{callbacks, proxy, request, stream, tasks};
 use crate::docs::plain;
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 
 /// The `impl Service for Counter`.
 pub(crate) fn service(block: &ImplBlock) -> TokenStream {
     let (fingerprint, construct) = (fingerprint(block), construct(block));
-    let dispatch = dispatch(block);
+    let (dispatch, tasks) = (dispatch(block), tasks::tasks(block));
     around(
         block,
         &quote! {
+            #tasks
             fn fingerprint(__of: ::__callgate::__codegen::Fingerprint) -> ::__callgate::__codegen::Fingerprint { #fingerprint }
             fn construct(__call: ::__callgate::__codegen::Incoming<'_, '_>) -> ::core::option::Option<Self> { #construct }
             fn dispatch(
@@ -56,7 +57,7 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
 /// The marker type for the trait's block, and its `impl Interface<Circle>`.
 pub(crate) fn interface(block: &ImplBlock) -> TokenStream {
     let (ty, deprecated) = (&block.service.ty, deprecated(block));
-    let dispatch = dispatch(block);
+    let (dispatch, tasks) = (dispatch(block), tasks::tasks(block));
     let (fingerprint, registration) = (fingerprint(block), registration(block));
     let name = interface_name(block);
     let service = quote!(#ty: ::__callgate::__codegen::Service);
@@ -66,6 +67,7 @@ pub(crate) fn interface(block: &ImplBlock) -> TokenStream {
             #deprecated
             impl #impl_generics ::__callgate::__codegen::Interface<#ty> for __CallgateInterface #conditions {
                 const NAME: &'static str = #name;
+                #tasks
                 fn fingerprint(__of: ::__callgate::__codegen::Fingerprint) -> ::__callgate::__codegen::Fingerprint {
                     #fingerprint
                 }
@@ -93,7 +95,8 @@ fn registration(block: &ImplBlock) -> TokenStream {
     let bridged = if block.generics().params.is_empty() {
         quote!(of::<#ty, __CallgateInterface>())
     } else {
-        quote!(of_generic(#service, #name))
+        let is_async = block.is_async();
+        quote!(of_generic(#service, #name, #is_async))
     };
     quote! {
         #[cfg(not(doc))]
@@ -169,10 +172,15 @@ pub(crate) fn way(method: &MethodModel) -> TokenStream {
     if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) }
 }
 
+/// Names for the arguments that the callee has made.
+pub(super) fn argument_names(method: &MethodModel) -> Vec<Ident> {
+    (0..method.arguments.len()).map(|index| format_ident!("__{index}")).collect()
+}
+
 /// The code of one method in the callee: it first makes the arguments, and then borrows the service.
 fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
-    let names: Vec<_> = (0..method.arguments.len()).map(|index| format_ident!("__{index}")).collect();
+    let names = argument_names(method);
     let passed = method.in_order(|index, _| names[index].to_token_stream(), callbacks::passed);
     let run = match (&method.kind, block.interface()) {
         (MethodKind::Get(field), _) => {
@@ -185,6 +193,8 @@ fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
         (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#passed),*)),
         _ => quote!(<#ty>::#name(#(#passed),*)),
     };
+    // Where calls are no tasks, the worker drives the future.
+    let run = if method.is_async { quote!(::__callgate::__codegen::block_on(#run)) } else { run };
     let run = match (&method.stream, &method.output) {
         (Some(_), item) => {
             quote!(::std::boxed::Box::new(#run) as ::__callgate::__codegen::BoxedIterator<'static, #item>)

@@ -6,10 +6,11 @@ use super::*;
 fn several_refusals_come_at_once_each_as_an_error_of_its_own() {
     let item = with_constructor(quote! {
         pub async fn f(&self) -> &str {}
+        pub async fn open() -> Self {}
         pub fn stop(&self, a: &mut u8, b: &dyn Fn()) {}
         pub fn right(&self, number: u64) -> u64 {}
     });
-    assert_refused(refused(quote!(), item.clone()), &["async", "return `String`", "`u8`", "behind `dyn`", "`stop`"]);
+    assert_refused(refused(quote!(), item.clone()), &["return `String`", "async", "`u8`", "behind `dyn`", "`stop`"]);
     let items = items(quote!(), item);
     let is_error =
         |item: &&Item| matches!(item, Item::Macro(item) if spelled(&item.mac.path).ends_with("compile_error"));
@@ -29,6 +30,24 @@ fn refused_methods_are_stood_in_for() {
     assert_eq!(functions(&items, "Counter"), ["bridge", "bridge_with_t"]);
     let code = generate(quote!(), item).to_string();
     assert!(code.contains("fn f (& self ,) -> M :: Out < :: std :: string :: String >"), "{code}");
+}
+
+#[test]
+fn a_trait_with_async_methods_is_implemented_by_the_async_bridge() {
+    let item = quote! {
+        impl Store for Disk {
+            async fn get(&self, key: u64) -> String {}
+            fn put(&mut self, key: u64) -> impl Future<Output = bool> + Send {}
+            async fn kind() -> u8 {}
+        }
+    };
+    let code = generate(quote!(), item).to_string();
+    assert!(code.contains("impl Store for :: callgate :: __codegen :: AsyncBridge < Disk >"), "{code}");
+    assert!(code.contains("fn get (& self , key : u64) -> M :: Out < String >"), "{code}");
+    assert!(code.contains("fn put (& self , key : u64) -> M :: Out < bool >"), "{code}");
+    assert!(code.contains("async fn get (& self , key : u64) -> String"), "{code}");
+    assert!(code.contains("async fn kind () -> u8 { < Disk as Store > :: kind () . await }"), "{code}");
+    assert!(code.contains("1u16 => true"), "{code}");
 }
 
 #[test]

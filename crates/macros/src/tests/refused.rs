@@ -42,12 +42,25 @@ fn a_block_in_order_is_not_refused() {
             fn unit(&self) -> Self::Unit where Self: Sized {}
         }
     };
+    assert_refused(
+        refused(
+            quote!(),
+            quote! {
+                impl Store for Disk {
+                    async fn get(&self) -> u8 {}
+                    fn len(&self) -> usize {}
+                    fn kind() -> u8 {}
+                }
+            },
+        ),
+        &["`len` is not async"],
+    );
     assert_eq!(refused(quote!(), of_trait).len(), 2, "parameters and conditions of a function that stays here too");
 }
 
 /// Methods, and a part of the refusal of each.
 const SIGNATURES: [(&str, &str); 28] = [
-    ("pub async fn f(&self) {}", "async"),
+    ("pub async fn open() -> Self {}", "async"),
     ("pub unsafe fn f(&self) {}", "unsafe"),
     (r#"pub extern "C" fn f(&self) {}"#, "leave out the ABI"),
     ("pub fn f<T>(&self) {}", "each caller chooses `T`"),

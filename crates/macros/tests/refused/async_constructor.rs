@@ -1,11 +1,11 @@
-//! A call runs to its end in the child; the bridge has its own ways of not waiting.
+//! The child has no tasks before it has its service.
 use callgate::bridge;
 
 struct Service;
 
 #[bridge]
 impl Service {
-    pub fn new() -> Self {
+    pub async fn new() -> Self {
         Service
     }
     pub async fn fetch(&self, url: String) -> usize {
