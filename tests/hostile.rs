@@ -315,6 +315,25 @@ fn fault_01_a_forged_reply_poisons_the_bridge() {
     );
 }
 
+/// The forged reply stays where it is, before theirs.
+#[test]
+fn fault_01_a_forged_reply_ends_the_wait_for_calls_behind_it() {
+    leaving_nothing(
+        "fault_01_a_forged_reply_ends_the_wait_for_calls_behind_it",
+        60,
+        || drop(start()),
+        || {
+            for (case, len, kind) in [("one byte more than the slot", 561, CALL), ("an unknown kind", 8, 0x7f)] {
+                let bridge = start();
+                let first = bridge.begin().forged_number(len, kind, Vec::new());
+                let error = bridge.begin().add(1).wait().expect_err(case);
+                assert!(matches!(error, CallError::Corrupt { .. }), "{case}: {error}");
+                assert_poisoned(&bridge, &first.wait().expect_err(case), case);
+            }
+        },
+    );
+}
+
 /// An item is a reply like any other.
 #[test]
 fn a_forged_item_is_not_taken() {

@@ -291,4 +291,60 @@ mod loom_models {
             assert_eq!(done, Some(if was_free { 11 } else { 1 }));
         });
     }
+
+    /// A lane's bell, and whether whoever attended last found somebody who relies on it: the `is_watched` of a lane.
+    struct Bell {
+        is_armed: Cell<bool>,
+        is_watched: Cell<bool>,
+    }
+
+    /// What two threads share: the bell, which only a holder may touch, and whether somebody relies on it.
+    struct Lane {
+        gate: Gate<Bell>,
+        has_waiter: Mutex<bool>,
+    }
+
+    struct Keeper(Arc<Lane>);
+
+    impl Attendant<Bell> for Keeper {
+        fn attend(&self, gate: &Gate<Bell>) {
+            while let Some(held) = gate.want(self) {
+                let has_waiter = *self.0.has_waiter.lock().unwrap();
+                held.is_watched.set(has_waiter);
+                held.is_armed.set(has_waiter);
+                if !held.release() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// A holder that has used the bell for itself attends only if the lane was watched when it came. Whoever begins to wait meanwhile has it attend all the
+    /// same.
+    #[test]
+    fn loom_a_holder_that_attends_only_if_watched_leaves_no_waiter_without_a_bell() {
+        loom::model(|| {
+            let lane = Arc::new(Lane {
+                gate: Gate::new(Bell { is_armed: Cell::new(false), is_watched: Cell::new(false) }),
+                has_waiter: Mutex::new(false),
+            });
+            let other = Keeper(lane.clone());
+            let waiting = loom::thread::spawn(move || {
+                *other.0.has_waiter.lock().unwrap() = true;
+                if let Some(mut held) = other.0.gate.want(&other) {
+                    held.owe();
+                }
+            });
+            let keeper = Keeper(lane.clone());
+            if let Some(mut held) = lane.gate.try_claim(&keeper) {
+                held.is_armed.set(false);
+                if held.is_watched.get() {
+                    held.owe();
+                }
+            }
+            waiting.join().unwrap();
+            let is_armed = lane.gate.try_claim(&keeper).map(|held| held.is_armed.get());
+            assert_eq!(is_armed, Some(true));
+        });
+    }
 }
