@@ -186,20 +186,20 @@ impl<T, S: Guarded<T>> Parallel<T, S> {
         }
     }
 
-    /// The host of a service built by a test.
-    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
-    pub fn of(service: T) -> Self {
-        Self { service: SharedService::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
-    }
-}
-
-impl<T, S: Guarded<T>> Parallel<T, S> {
     /// Takes the service out for good, once the other workers have answered all their requests.
     fn taken_last(&self) -> Option<T> {
         let mut ending = self.ending.lock();
         self.ended.wait_while(&mut ending, |ending| ending.busy > 0);
         drop(ending);
         self.service.take()
+    }
+}
+
+impl<T: Service> Parallel<T> {
+    /// The host of a service built by a test.
+    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
+    pub fn of(service: T) -> Self {
+        Self { service: SharedService::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
     }
 }
 
