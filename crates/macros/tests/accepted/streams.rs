@@ -27,12 +27,7 @@ impl<T: Clone + Send + Sync> Shelf<T> {
     }
 
     #[allow(clippy::ptr_arg)]
-    pub fn count(
-        numbers: &[u64],
-        words: &[String],
-        word: &String,
-        more: u64,
-    ) -> impl Iterator<Item = u64> + Clone {
+    pub fn count(numbers: &[u64], words: &[String], word: &String, more: u64) -> impl Iterator<Item = u64> + Clone {
         numbers.iter().map(move |number| number + more + (words.len() + word.len()) as u64)
     }
 
