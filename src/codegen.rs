@@ -6,9 +6,11 @@ pub use crate::bridge::{AsyncBridge, Bridge, Builder, init_before_main};
 pub use callgate_engine::access::Access;
 pub use callgate_engine::block_on::block_on;
 pub use callgate_engine::bridged_traits::Bridged;
+pub use callgate_engine::caller::{Answered, Converse, Question};
 pub use callgate_engine::service::{
     Fingerprint, Incoming, Interface, InterfaceId, Method, Mode, Service, TaskAccess, TaskCall, TaskFuture,
 };
+pub use callgate_engine::streams::BoxedIterator;
 pub use callgate_transport::decoder::Transfer;
 pub use callgate_transport::error::CallError;
 pub use callgate_transport::request::Request;

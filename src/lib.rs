@@ -63,7 +63,7 @@ mod trust_child;
 pub mod __codegen;
 
 pub use crate::bridge::{
-    AsyncBridge, Bridge, Builder, Death, Event, Pending, Restart, View, init, serve, serve_parallel,
+    AsyncBridge, Bridge, Builder, Death, Event, ItemStream, Items, Pending, Restart, View, init, serve, serve_parallel,
 };
 pub use crate::spawn::{Output, TerminalSignals};
 pub use crate::start_error::StartError;
@@ -97,9 +97,12 @@ pub mod error {
 
 /// Types that stand in signatures, and that a program rarely names.
 pub mod types {
-    pub use crate::bridge::{Blocking, Calling, Deferred, InPlace, OneWay};
+    pub use crate::bridge::{Blocking, Calling, Conversing, Deferred, InPlace, OneWay, Opening};
     #[doc(inline)]
-    pub use callgate_engine::service::{Mode, Service};
+    pub use callgate_engine::{
+        caller::Converse,
+        service::{Mode, Service},
+    };
     #[doc(inline)]
     pub use callgate_transport::{
         error::{CallName, Payload},

@@ -4,8 +4,10 @@ mod support;
 
 use callgate::{Bridge, CallError, Pending, Signal, Started, Wait, bridge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 use support::{eventually, within};
 
@@ -143,7 +145,7 @@ fn a_lane_carries_as_many_calls_as_it_has_slots_and_more_wait_for_room() {
         for signal in SIGNALS {
             let builder = Gate::bridge().signal(signal).concurrent_callers(2).pending_calls(4).queue(50, 1 << 20);
             let gate = builder.start().expect("the bridge starts");
-            let slow = gate.begin().sleep(800);
+            let slow = gate.begin().sleep(2000);
             let mut pending: Vec<_> = (0..57).map(|n| (n, gate.begin().double(n))).collect();
             let error = gate.begin().double(1).wait().expect_err("2 lanes of 4 slots, and 50 in the queue").to_string();
             assert!(error.contains("`Gate::double`") && error.contains("all 2 lanes"), "{error}");
@@ -153,7 +155,7 @@ fn a_lane_carries_as_many_calls_as_it_has_slots_and_more_wait_for_room() {
                 let (n, pending) = pending.swap_remove(turn % pending.len());
                 assert_eq!(pending.wait().expect("an answer"), 2 * n);
             }
-            assert_eq!(slow.wait().expect("an answer"), 800);
+            assert_eq!(slow.wait().expect("an answer"), 2000);
         }
     });
 }
@@ -408,6 +410,56 @@ fn threads_that_wait_for_calls_of_one_lane_all_get_theirs() {
                 }
             });
         }
+    });
+}
+
+/// What a task's waker tells.
+struct Told(mpsc::SyncSender<()>);
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.try_send(());
+    }
+}
+
+/// The thread sleeps at the lane's own bell, over which the child then no longer rings for the task.
+#[test]
+fn a_thread_that_has_waited_at_a_lane_leaves_no_task_of_it_asleep() {
+    within(60, "a_thread_that_has_waited_at_a_lane_leaves_no_task_of_it_asleep", || {
+        for (signal, wait) in SIGNALS.into_iter().flat_map(|signal| [(signal, Wait::Park), (signal, Wait::Adaptive)]) {
+            let gate =
+                Gate::bridge().signal(signal).wait(wait).concurrent_callers(1).start().expect("the bridge starts");
+            let (told, tells) = mpsc::sync_channel(1);
+            let waker = Waker::from(Arc::new(Told(told)));
+            let (first, mut second) = (gate.begin().sleep(50), gate.as_async().sleep(20));
+            let mut context = Context::from_waker(&waker);
+            assert!(pin!(&mut second).poll(&mut context).is_pending(), "the first sleeps");
+            assert_eq!(first.wait(), Ok(50));
+            tells.recv_timeout(Duration::from_secs(20)).expect("the task is woken");
+            assert_eq!(pin!(&mut second).poll(&mut context), Poll::Ready(Ok(20)));
+        }
+    });
+}
+
+/// Each finds the other at the lane again and again, and tells it that it waits.
+#[test]
+fn results_are_waited_for_by_other_threads_than_began_the_calls() {
+    within(60, "results_are_waited_for_by_other_threads_than_began_the_calls", || {
+        let gate = &Gate::bridge().concurrent_callers(1).pending_calls(8).start().expect("the bridge starts");
+        std::thread::scope(|scope| {
+            let (give, take) = mpsc::sync_channel::<(u64, Pending<u64>)>(16);
+            scope.spawn(move || {
+                for (n, pending) in take {
+                    assert_eq!(pending.wait(), Ok(2 * n));
+                }
+            });
+            for n in 0..3000 {
+                give.send((n, gate.begin().double(n))).expect("a taker");
+                if n % 3 == 0 {
+                    assert_eq!(gate.begin().double(n).wait(), Ok(2 * n));
+                }
+            }
+        });
     });
 }
 

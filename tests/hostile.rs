@@ -95,6 +95,25 @@ impl Hostile {
         String::new()
     }
 
+    /// The second item of each stream is forged.
+    pub fn forged_numbers(len: u64, kind: u64, payload: Vec<u64>) -> impl Iterator<Item = u64> {
+        (0..).inspect(move |&number| {
+            if number == 1 {
+                forge_and_sleep(len, kind, &payload)
+            }
+        })
+    }
+
+    pub fn forged_texts(len: u64, kind: u64, payload: Vec<u64>) -> impl Iterator<Item = String> {
+        (0..)
+            .inspect(move |&number| {
+                if number == 1 {
+                    forge_and_sleep(len, kind, &payload)
+                }
+            })
+            .map(|_: u8| String::new())
+    }
+
     pub fn forged_flag(&self, len: u64, kind: u64, payload: Vec<u64>) -> bool {
         forge_and_sleep(len, kind, &payload);
         false
@@ -294,6 +313,66 @@ fn fault_01_a_forged_reply_poisons_the_bridge() {
             }
         },
     );
+}
+
+/// The forged reply stays where it is, before theirs.
+#[test]
+fn fault_01_a_forged_reply_ends_the_wait_for_calls_behind_it() {
+    leaving_nothing(
+        "fault_01_a_forged_reply_ends_the_wait_for_calls_behind_it",
+        60,
+        || drop(start()),
+        || {
+            for (case, len, kind) in [("one byte more than the slot", 561, CALL), ("an unknown kind", 8, 0x7f)] {
+                let bridge = start();
+                let first = bridge.begin().forged_number(len, kind, Vec::new());
+                let error = bridge.begin().add(1).wait().expect_err(case);
+                assert!(matches!(error, CallError::Corrupt { .. }), "{case}: {error}");
+                assert_poisoned(&bridge, &first.wait().expect_err(case), case);
+            }
+        },
+    );
+}
+
+/// An item is a reply like any other.
+#[test]
+fn a_forged_item_is_not_taken() {
+    leaving_nothing(
+        "a_forged_item_is_not_taken",
+        120,
+        || drop(start()),
+        || {
+            let numbers: [(&str, u64, u64, &[u64]); 5] = [
+                ("neither an item nor the end", 16, CALL, &[2, 7]),
+                ("truncated: half an item", 8, CALL, &[1]),
+                ("one byte more than the slot", 561, CALL, &[]),
+                ("a reply to another kind of request", 0, STOP, &[]),
+                ("a block that lies outside", 0, CALL | IN_BLOCK, &[1, u64::MAX - 63, 64]),
+            ];
+            for (case, len, kind, payload) in numbers {
+                let bridge = start();
+                assert_not_taken(&bridge, bridge.forged_numbers(len, kind, payload.to_vec()), case);
+            }
+            let bridge = start();
+            assert_not_taken(
+                &bridge,
+                bridge.forged_texts(24, CALL, vec![0xfefe_fefe_fefe_fefe; 3]),
+                "a text that is none",
+            );
+        },
+    );
+}
+
+fn assert_not_taken<T: callgate::Transfer + std::fmt::Debug>(
+    bridge: &Bridge<Hostile>,
+    items: Result<callgate::Items<T>, CallError>,
+    case: &str,
+) {
+    let mut items = items.expect(case);
+    assert!(items.next().is_some_and(|first| first.is_ok()), "{case}");
+    let error = items.next().expect(case).expect_err(case);
+    assert_poisoned(bridge, &error, case);
+    assert!(items.next().is_none(), "{case}");
 }
 
 /// A view shows only validated data, just as a value is made only from validated data.

@@ -18,6 +18,8 @@ const LIBRARY: &[&str] =
 const UNSAFE: &[&str] = &[
     "crates/os/src/",
     "crates/engine/src/gate.rs",
+    "crates/engine/src/stream_cell.rs",
+    "crates/engine/src/streamed_service.rs",
     "crates/engine/src/trusted.rs",
     "crates/transport/src/archive.rs",
     "crates/transport/src/arena.rs",

@@ -124,7 +124,7 @@ impl<T: Service> fmt::Debug for AsyncBridge<T> {
 impl<T: Service> Bridge<T> {
     /// The same bridge, for tasks.
     pub fn into_async(self) -> AsyncBridge<T> {
-        let Calling { calls, .. } = self.deferred(self.timeout);
+        let calls = T::calls(Deferred::new(self.target.clone(), self.timeout, self.doorbell.clone()));
         AsyncBridge(Arc::new(Tasks { calls, bridge: Arc::new(self) }))
     }
 

@@ -10,14 +10,25 @@ use std::time::Duration;
 
 /// A bridge's methods, called in the mode `M`: what [`Bridge::with_timeout`], [`Bridge::begin`] and [`Bridge::view`] return.
 pub struct Calling<'a, T: Service, M: Mode> {
-    pub(super) calls: T::Calls<M>,
+    calls: Proxy<'a, T::Calls<M>>,
     bridge: &'a Bridge<T>,
     timeout: Option<Duration>,
 }
 
+/// The proxy of a mode: one that the bridge keeps, or one for a timeout of its own.
+enum Proxy<'a, C> {
+    Kept(&'a C),
+    Own(C),
+}
+
 impl<'a, T: Service, M: Mode> Calling<'a, T, M> {
     pub(super) fn new(bridge: &'a Bridge<T>, mode: M, timeout: Option<Duration>) -> Self {
-        Self { calls: T::calls(mode), bridge, timeout }
+        Self { calls: Proxy::Own(T::calls(mode)), bridge, timeout }
+    }
+
+    /// The same with the bridge's own timeout, for which it keeps the proxy: nothing is counted or copied.
+    pub(super) fn kept(bridge: &'a Bridge<T>, calls: &'a T::Calls<M>) -> Self {
+        Self { calls: Proxy::Kept(calls), bridge, timeout: bridge.timeout }
     }
 }
 
@@ -44,8 +55,12 @@ impl<'a, T: Service> Calling<'a, T, Blocking> {
 impl<T: Service, M: Mode> Deref for Calling<'_, T, M> {
     type Target = T::Calls<M>;
 
+    #[inline(always)]
     fn deref(&self) -> &Self::Target {
-        &self.calls
+        match &self.calls {
+            Proxy::Kept(calls) => calls,
+            Proxy::Own(calls) => calls,
+        }
     }
 }
 

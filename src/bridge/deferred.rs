@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use super::Opening;
 use super::doorbell::Doorbell;
 use super::reactor;
 use super::target::Target;
-use callgate_engine::caller::PendingCall;
+use callgate_engine::caller::{self, Answered, Callbacks, Converse, PendingCall, Question};
 use callgate_engine::service::{Method, Mode, sealed};
 use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::Deadline;
@@ -35,9 +36,28 @@ impl sealed::Sealed for Deferred {}
 
 impl Mode for Deferred {
     type Out<R: Transfer> = Pending<R>;
+    type Items<T: Transfer> = Opening<T>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Pending<R> {
-        Pending { call: self.target.begin(method, args, self.timeout), doorbell: self.doorbell.clone() }
+        Pending { call: self.target.begin(method, args, self.timeout, self.doorbell.waker()) }
+    }
+
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Opening<T> {
+        Opening::new(self.target.open(method, args, self.timeout), self.timeout)
+    }
+}
+
+impl Converse for Deferred {
+    type Conversed<'c, R: Transfer> = Conversing<'c, R>;
+
+    fn converse<'c, A: Request, R: Transfer, C: FnMut(Question<'_, '_>) -> Answered + 'c>(
+        &self,
+        method: &'static Method,
+        args: A,
+        mut callbacks: C,
+    ) -> Conversing<'c, R> {
+        let call = self.target.begin_conversing(method, args, self.timeout, &mut callbacks);
+        Conversing { call, callbacks: Box::new(callbacks) }
     }
 }
 
@@ -74,7 +94,6 @@ impl fmt::Debug for Deferred {
 #[must_use = "its result is lost with it, and the call may not even run"]
 pub struct Pending<R: Transfer> {
     call: PendingCall<R>,
-    doorbell: Arc<Doorbell>,
 }
 
 impl<R: Transfer> Pending<R> {
@@ -89,9 +108,8 @@ impl<R: Transfer> Pending<R> {
     ///
     /// If the result has been taken before.
     pub fn poll(&mut self) -> Option<Result<R, CallError>> {
-        let waker = self.doorbell.waker();
-        let outcome = self.call.poll(waker);
-        if outcome.is_none() && waker.is_some() {
+        let outcome = self.call.poll_by_thread();
+        if outcome.is_none() {
             // A loop of the user's own is no reactor.
             self.call.caller().rely_on_watcher();
         }
@@ -150,5 +168,77 @@ impl<R: Transfer> Future for Pending<R> {
 impl<R: Transfer> fmt::Debug for Pending<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pending").field("method", &self.call.method().name).finish_non_exhaustive()
+    }
+}
+
+/// A call that has begun, and whose method calls back: its callbacks run on the thread that waits for it, or when the task that awaits it is polled.
+/// Like a [`Pending`], but it borrows what its callbacks borrow.
+///
+/// Dropping it abandons the call: its method ends when it calls back next, and never runs if it has not started.
+///
+/// # Examples
+///
+/// ```
+/// # use callgate::bridge;
+/// struct Search;
+///
+/// #[bridge]
+/// impl Search {
+///     pub fn new() -> Self { Search }
+///     pub fn primes(&self, below: u32, found: &mut dyn FnMut(u32)) {
+///         (2..below).filter(|n| (2..*n).all(|d| n % d != 0)).for_each(found);
+///     }
+/// }
+///
+/// # #[callgate::main]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # pollster::block_on(async {
+/// let search = Search::bridge().start_async().await?;
+/// let mut all = Vec::new();
+/// search.primes(20, &mut |prime| all.push(prime)).await?;
+/// assert_eq!(all, [2, 3, 5, 7, 11, 13, 17, 19]);
+/// # Ok(())
+/// # })
+/// # }
+/// ```
+#[must_use = "its callbacks run only while it is awaited or waited for"]
+pub struct Conversing<'c, R: Transfer> {
+    call: caller::Conversing<R>,
+    callbacks: Box<Callbacks<'c>>,
+}
+
+impl<R: Transfer> Conversing<'_, R> {
+    /// Waits for the result. Callbacks run on this thread meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pending::poll`].
+    ///
+    /// # Panics
+    ///
+    /// If a callback does: with the same payload, once the method has ended. If the result has been taken before.
+    pub fn wait(mut self) -> Result<R, CallError> {
+        self.call.wait(&mut *self.callbacks)
+    }
+}
+
+// Nothing in it is pinned.
+impl<R: Transfer> Unpin for Conversing<'_, R> {}
+
+impl<R: Transfer> Future for Conversing<'_, R> {
+    type Output = Result<R, CallError>;
+
+    /// # Panics
+    ///
+    /// As [`wait`](Conversing::wait).
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { call, callbacks } = &mut *self;
+        call.poll(context.waker(), &mut **callbacks).map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<R: Transfer> fmt::Debug for Conversing<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversing").field("method", &self.call.method().name).finish_non_exhaustive()
     }
 }

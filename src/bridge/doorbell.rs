@@ -15,7 +15,7 @@ use std::task::{Wake, Waker};
 pub(super) struct Doorbell {
     bell: Arc<Bell>,
     /// What rings it, once somebody has asked for the descriptor.
-    waker: OnceLock<Waker>,
+    waker: Arc<OnceLock<Waker>>,
 }
 
 struct Bell(poll::Waker);
@@ -32,12 +32,12 @@ impl Wake for Bell {
 
 impl Doorbell {
     pub(super) fn new() -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self { bell: Arc::new(Bell(poll::Waker::new()?)), waker: OnceLock::new() }))
+        Ok(Arc::new(Self { bell: Arc::new(Bell(poll::Waker::new()?)), waker: Arc::default() }))
     }
 
-    /// What rings it; `None` if nobody has the descriptor.
-    pub(super) fn waker(&self) -> Option<&Waker> {
-        self.waker.get()
+    /// What rings it; nothing if nobody has the descriptor.
+    pub(super) fn waker(&self) -> &Arc<OnceLock<Waker>> {
+        &self.waker
     }
 
     /// Silences it.

@@ -14,6 +14,7 @@ mod sandboxing;
 mod deferred;
 mod doorbell;
 mod entry;
+mod items;
 mod one_way;
 mod reactor;
 mod restart;
@@ -26,8 +27,9 @@ pub use asynchronous::AsyncBridge;
 pub use blocking::Blocking;
 pub use builder::Builder;
 pub use calling::Calling;
-pub use deferred::{Deferred, Pending};
+pub use deferred::{Conversing, Deferred, Pending};
 pub use entry::{init, init_before_main, serve, serve_parallel};
+pub use items::{ItemStream, Items, Opening};
 pub use one_way::OneWay;
 pub use restart::{Death, Event, Restart};
 pub use view::{InPlace, View};
@@ -116,6 +118,8 @@ use target::Target;
 #[must_use = "dropping a bridge stops its child"]
 pub struct Bridge<T: Service> {
     calls: T::Calls<Blocking>,
+    deferred: T::Calls<Deferred>,
+    one_way: T::Calls<OneWay>,
     target: Target,
     timeout: Option<Duration>,
     stop_grace: Duration,
@@ -127,7 +131,15 @@ const LET_GO_TIMEOUT: Duration = Duration::from_millis(3);
 
 impl<T: Service> Bridge<T> {
     fn new(target: Target, timeout: Option<Duration>, stop_grace: Duration, doorbell: Arc<Doorbell>) -> Self {
-        Self { calls: T::calls(Blocking::new(target.clone(), timeout)), target, timeout, stop_grace, doorbell }
+        Self {
+            calls: T::calls(Blocking::new(target.clone(), timeout)),
+            deferred: T::calls(Deferred::new(target.clone(), timeout, doorbell.clone())),
+            one_way: T::calls(OneWay::new(target.clone(), timeout)),
+            target,
+            timeout,
+            stop_grace,
+            doorbell,
+        }
     }
 
     /// The child's process number. If the bridge [restarts](Builder::restart), the number of the current or most recent child.
@@ -201,8 +213,9 @@ impl<T: Service> Bridge<T> {
     /// }
     /// ```
     #[must_use = "it does nothing until a method is called on it"]
+    #[inline]
     pub fn begin(&self) -> Calling<'_, T, Deferred> {
-        self.deferred(self.timeout)
+        Calling::kept(self, &self.deferred)
     }
 
     /// The same methods, without deserialising the result: each returns a [`View`], which dereferences to the archived result.
@@ -280,8 +293,9 @@ impl<T: Service> Bridge<T> {
     /// # }
     /// ```
     #[must_use = "it does nothing until a method is called on it"]
+    #[inline]
     pub fn send(&self) -> Calling<'_, T, OneWay> {
-        self.one_way(self.timeout)
+        Calling::kept(self, &self.one_way)
     }
 
     fn one_way(&self, timeout: Option<Duration>) -> Calling<'_, T, OneWay> {

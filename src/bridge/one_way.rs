@@ -27,9 +27,16 @@ impl sealed::Sealed for OneWay {}
 
 impl Mode for OneWay {
     type Out<R: Transfer> = Result<(), CallError>;
+    type Items<T: Transfer> = Result<(), CallError>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<(), CallError> {
         self.target.send(method, args, self.timeout)
+    }
+
+    /// Refuses: items are results.
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, _: A) -> Result<(), CallError> {
+        let why = "a stream is all result, and a one-way call has none: call the method without `send()`".into();
+        Err(CallError::Refused { call: method.call_name(), why })
     }
 }
 

@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::supervisor::{Supervisor, no_restart};
-use callgate_engine::caller::{Caller, PendingCall};
+use callgate_engine::caller::{CallContext, Callbacks, Caller, Conversing, PendingCall, StreamCall};
 use callgate_engine::service::Method;
+use callgate_transport::decoder::Transfer;
 use callgate_transport::error::{CallError, Exit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::Duration;
 
 /// Where a bridge's calls go.
@@ -43,20 +45,86 @@ impl Target {
         }
     }
 
-    /// Begins a call without waiting. It is not repeated if the child dies.
+    /// Calls a method that calls back. `callbacks` runs on this thread meanwhile.
+    pub(super) fn converse<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<R, CallError> {
+        match self {
+            Target::Single(caller) => {
+                caller.call_conversing(&CallContext::new(method, timeout), &mut Some(args), callbacks)
+            }
+            Target::Supervised(supervisor) => supervisor.converse(method, args, timeout, callbacks),
+        }
+    }
+
+    /// Begins a call whose method calls back, likewise.
+    pub(super) fn begin_conversing<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Conversing<R> {
+        match self {
+            Target::Single(caller) => caller.begin_conversing(method, args, timeout, callbacks),
+            Target::Supervised(supervisor) => match supervisor.now(method) {
+                Ok(child) => child.caller.begin_conversing(method, args, timeout, callbacks),
+                Err((child, error)) => child.caller.conversing_failed(method, error),
+            },
+        }
+    }
+
+    /// Begins a call without waiting. It is not repeated if the child dies. `polled_by` = what wakes whoever polls it without a task.
+    #[inline]
     pub(super) fn begin<A: Request, R: Reply>(
         &self,
         method: &'static Method,
         args: A,
         timeout: Option<Duration>,
+        polled_by: &Arc<OnceLock<Waker>>,
     ) -> PendingCall<R> {
         match self {
-            Target::Single(caller) => caller.begin(method, args, timeout),
+            Target::Single(caller) => caller.polled_by(polled_by).begin(method, args, timeout),
             Target::Supervised(supervisor) => match supervisor.now(method) {
-                Ok(child) => child.caller.begin(method, args, timeout),
+                Ok(child) => child.caller.polled_by(polled_by).begin(method, args, timeout),
                 Err((child, error)) => child.caller.begin_failed(method, error),
             },
         }
+    }
+
+    /// Opens a stream without waiting. It stays with the child.
+    pub(super) fn open<A: Request, T: Transfer>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> StreamCall<T> {
+        match self {
+            Target::Single(caller) => caller.open_stream(method, args, timeout, false),
+            Target::Supervised(supervisor) => match supervisor.now(method) {
+                Ok(child) => child.caller.open_stream(method, args, timeout, false),
+                Err((child, error)) => child.caller.open_failed(method, error),
+            },
+        }
+    }
+
+    /// The same for a thread that waits, for memory and for a child, too.
+    pub(super) fn open_waiting<A: Request, T: Transfer>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+    ) -> Result<StreamCall<T>, CallError> {
+        Ok(match self {
+            Target::Single(caller) => caller.open_stream(method, args, timeout, true),
+            Target::Supervised(supervisor) => {
+                supervisor.living(method, timeout)?.caller.open_stream(method, args, timeout, true)
+            }
+        })
     }
 
     /// Sends a call that wants no result. It is not repeated if the child dies.

@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+use super::Items;
 use super::target::Target;
+use callgate_engine::caller::{Answered, Converse, Question};
 use callgate_engine::service::{Method, Mode, sealed};
 use callgate_transport::decoder::Transfer;
 use callgate_transport::error::CallError;
@@ -31,9 +33,28 @@ impl sealed::Sealed for InPlace {}
 
 impl Mode for InPlace {
     type Out<R: Transfer> = Result<View<R>, CallError>;
+    type Items<T: Transfer> = Result<Items<T>, CallError>;
 
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Result<View<R>, CallError> {
         self.target.call(method, args, self.timeout).map(View)
+    }
+
+    /// Items are values in this mode, too.
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Result<Items<T>, CallError> {
+        Items::open(self.target.open_waiting(method, args, self.timeout)?, self.timeout)
+    }
+}
+
+impl Converse for InPlace {
+    type Conversed<'c, R: Transfer> = Result<View<R>, CallError>;
+
+    fn converse<'c, A: Request, R: Transfer, C: FnMut(Question<'_, '_>) -> Answered + 'c>(
+        &self,
+        method: &'static Method,
+        args: A,
+        mut callbacks: C,
+    ) -> Result<View<R>, CallError> {
+        self.target.converse(method, args, self.timeout, &mut callbacks).map(View)
     }
 }
 

@@ -100,6 +100,22 @@
 //! `bridge.send().method(..)` returns when the request is written; the child drops the result. The one-way calls of a thread and its calls after them are
 //! carried out in their order. [`Bridge::flush`](crate::Bridge::flush) waits for them, and returns the first failure since the last flush.
 //!
+//! # Streams
+//!
+//! A method of the type's own block may return `impl Iterator<Item = T>`. Its caller gets [`Items`](crate::Items), an iterator of
+//! `Result<T, CallError>`, or from an [`AsyncBridge`](crate::AsyncBridge), once awaited, an [`ItemStream`](crate::ItemStream), which is a
+//! `futures_core::Stream`. The iterator stays in the child, on the worker that opened it, and need not be `Send`. It makes an item when it is asked for one;
+//! at most 16 are asked for ahead. Dropping the stream drops the iterator. It may borrow the service and its arguments:
+//!
+//! | open | `&self` | `&mut self` | no receiver |
+//! |---|---|---|---|
+//! | a stream of a `&self` method | runs | [refused](crate::CallError::Refused) | runs |
+//! | a stream of a `&mut self` method | refused | refused | runs |
+//! | a stream that captures no lifetime (`+ use<>`, `+ 'static`) | runs | runs | runs |
+//!
+//! A call that waits, made after a stream was dropped, finds the service free. With several workers, one that does not wait may still be refused. The other
+//! methods of a type whose streams borrow it pay for one more private lock and check.
+//!
 //! # Timeouts and cancellation
 //!
 //! [`Builder::timeout`](crate::Builder::timeout) sets a timeout for all calls, `bridge.with_timeout(..)` for some. A call that times out returns

@@ -14,6 +14,7 @@ pub(crate) const CALL: u64 = 2;
 pub(crate) const STOP: u64 = 4;
 pub(crate) const REFUSED: u64 = 7;
 pub(crate) const FAILED: u64 = 10;
+pub(crate) const ASK: u64 = 14;
 pub(crate) const IN_BLOCK: u64 = 0x80;
 
 /// The number of blocks that may be lent at a time.

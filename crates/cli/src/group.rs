@@ -6,7 +6,8 @@ use callgate::Wait;
 use callgate_suite::interleave::Budget;
 use callgate_suite::{BenchReport, BoxError};
 use callgate_suite::{
-    asynchronous, floor, large, latency, manager, payload, pending, restart, sandbox, soak, start, throughput, waiting,
+    asynchronous, floor, large, latency, manager, payload, pending, restart, sandbox, soak, start, stream, throughput,
+    waiting,
 };
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub enum Group {
     Latency,
     /// Calls that overlap: 32 deep, in batches, one-way
     Pending,
+    /// Items of a stream, beside one-way calls
+    Stream,
     /// Awaited calls: short, of 50 us, 10,000 at once
     Async,
     /// Calls per second from several threads
@@ -57,10 +60,11 @@ const SOAK: u64 = 1_000_000;
 const SOAK_QUICK: u64 = 500;
 
 impl Group {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Floor,
         Self::Latency,
         Self::Pending,
+        Self::Stream,
         Self::Async,
         Self::Throughput,
         Self::Waiting,
@@ -80,6 +84,7 @@ impl Group {
             Self::Floor => "floor",
             Self::Latency => "latency",
             Self::Pending => "pending",
+            Self::Stream => "stream",
             Self::Async => "async",
             Self::Throughput => "throughput",
             Self::Waiting => "waiting",
@@ -99,6 +104,7 @@ impl Group {
             Self::Floor => floor::measure,
             Self::Latency => latency::measure,
             Self::Pending => pending::measure,
+            Self::Stream => stream::measure,
             Self::Async => asynchronous::measure,
             Self::Throughput => throughput::measure,
             Self::Waiting => |budget, progress| waiting::measure(budget, &STRATEGIES, progress),

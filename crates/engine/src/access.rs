@@ -1,91 +1,188 @@
-//! How methods reach the service of a child: as `&mut T`, or through a lock that several workers share.
+//! How methods reach the service of a child: as `&mut T`, through a lock that several workers share, or beside streams that borrow it.
 //!
 //! Methods with `&self` run side by side, those with `&mut self` alone. Arguments are read before the lock is taken, and results are written after it
 //! is released.
 
 #![forbid(unsafe_code)]
 
-use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
-use parking_lot::Mutex;
-use std::sync::{PoisonError, TryLockError};
+use crate::shared_service::SharedService;
+use crate::streamed_service::{Borrowed, StreamedService};
+use std::convert::Infallible;
+use std::fmt::{self, Display};
+use std::sync::Arc;
 
 /// The panic message of a child without a service: it was never built, or has been dropped.
 pub(crate) const NO_SERVICE: &str = "the child has no service";
 
 /// How a method reaches the service that it is called on.
-pub trait Access<T> {
-    /// Runs a method with `&self`, or one without a receiver.
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R;
+pub trait Access<T>: Sized {
+    /// Why a method may not have the service now.
+    type Refusal: Display;
+
+    /// Runs a method with `&self`.
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, Self::Refusal>;
 
     /// Runs a method with `&mut self`.
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R;
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, Self::Refusal>;
+
+    /// Runs one without a receiver.
+    #[inline(always)]
+    fn free<R>(self, function: impl FnOnce() -> R) -> Result<R, Self::Refusal> {
+        self.shared(|_| function())
+    }
+
+    /// What streams may borrow beyond the call; `None` where no method returns one that does.
+    fn lender(self) -> Option<Arc<StreamedService<T>>> {
+        None
+    }
 }
 
 impl<T> Access<T> for &mut T {
-    #[inline(always)]
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
-        method(self)
-    }
+    type Refusal = Infallible;
 
     #[inline(always)]
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
-        method(self)
-    }
-}
-
-/// A service that several workers share.
-pub struct SharedService<T> {
-    /// Up to eight readers each lock a cache line of their own; a writer locks them all.
-    service: ShardedLock<Option<T>>,
-    /// The queue of threads that cannot have the service at once: only its head, which holds this, waits at the lock.
-    ///
-    /// So the head gets the lock next, whether it reads or writes. Without the queue, writers that follow each other closely would keep out readers,
-    /// because the lock prefers writers. The queue itself is fair, if not at every step.
-    queue: Mutex<()>,
-}
-
-impl<T> SharedService<T> {
-    pub fn new(service: Option<T>) -> Self {
-        Self { service: ShardedLock::new(service), queue: Mutex::new(()) }
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, Infallible> {
+        Ok(method(self))
     }
 
-    /// The service, shared with other readers. A method's panic poisons nothing, as with one worker.
-    #[inline]
-    fn read(&self) -> ShardedLockReadGuard<'_, Option<T>> {
-        match self.service.try_read() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => self.read_slow(),
-        }
-    }
-
-    #[cold]
-    fn read_slow(&self) -> ShardedLockReadGuard<'_, Option<T>> {
-        let _head = self.queue.lock();
-        self.service.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The service, for this thread alone: after the methods that run now, and before those that queue behind this one.
-    pub fn write(&self) -> ShardedLockWriteGuard<'_, Option<T>> {
-        let _head = self.queue.lock();
-        self.service.write().unwrap_or_else(PoisonError::into_inner)
+    #[inline(always)]
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, Infallible> {
+        Ok(method(self))
     }
 }
 
 impl<T> Access<T> for &SharedService<T> {
+    type Refusal = Infallible;
+
     #[inline]
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, Infallible> {
         match &*self.read() {
-            Some(service) => method(service),
+            Some(service) => Ok(method(service)),
             None => absent(),
         }
     }
 
     #[inline]
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, Infallible> {
         match &mut *self.write() {
-            Some(service) => method(service),
+            Some(service) => Ok(method(service)),
             None => absent(),
+        }
+    }
+}
+
+impl<T> Access<T> for &Arc<StreamedService<T>> {
+    type Refusal = Borrowed;
+
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, Borrowed> {
+        Ok(self.read(method)?.unwrap_or_else(|| absent()))
+    }
+
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, Borrowed> {
+        Ok(self.write(method)?.unwrap_or_else(|| absent()))
+    }
+
+    fn free<R>(self, function: impl FnOnce() -> R) -> Result<R, Borrowed> {
+        Ok(function())
+    }
+
+    fn lender(self) -> Option<Arc<StreamedService<T>>> {
+        Some(self.clone())
+    }
+}
+
+/// The service within a method that calls back, for calls that come from the callback: what the method itself has of it.
+pub struct Lent<'a, T>(pub Option<&'a T>);
+
+/// Why a callback cannot have the service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InUse(&'static str);
+
+const EXCLUSIVE: InUse =
+    InUse("a callback calls a method with `&mut self`, but the method that called back has the service meanwhile");
+const HELD: InUse =
+    InUse("a callback calls a method of the service, but the method that called back has `&mut self` meanwhile");
+
+impl fmt::Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl<T> Clone for Lent<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Lent<'_, T> {}
+
+impl<T> Access<T> for Lent<'_, T> {
+    type Refusal = InUse;
+
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, InUse> {
+        self.0.map(method).ok_or(HELD)
+    }
+
+    fn exclusive<R>(self, _: impl FnOnce(&mut T) -> R) -> Result<R, InUse> {
+        Err(if self.0.is_some() { EXCLUSIVE } else { HELD })
+    }
+
+    fn free<R>(self, function: impl FnOnce() -> R) -> Result<R, InUse> {
+        Ok(function())
+    }
+}
+
+/// The service as the dispatch function of a trait gets it, which is the same for every way.
+pub enum AnyAccess<'a, T> {
+    Alone(&'a mut T),
+    Parallel(&'a SharedService<T>),
+    Streamed(&'a Arc<StreamedService<T>>),
+    Lent(Lent<'a, T>),
+}
+
+/// A refusal in words.
+fn in_words<R>(outcome: Result<R, impl Display>) -> Result<R, String> {
+    outcome.map_err(|why| why.to_string())
+}
+
+impl<T> Access<T> for AnyAccess<'_, T> {
+    type Refusal = String;
+
+    #[inline(always)]
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, String> {
+        match self {
+            Self::Alone(service) => in_words(service.shared(method)),
+            Self::Parallel(service) => in_words(service.shared(method)),
+            Self::Streamed(service) => in_words(service.shared(method)),
+            Self::Lent(service) => in_words(service.shared(method)),
+        }
+    }
+
+    #[inline(always)]
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, String> {
+        match self {
+            Self::Alone(service) => in_words(service.exclusive(method)),
+            Self::Parallel(service) => in_words(service.exclusive(method)),
+            Self::Streamed(service) => in_words(service.exclusive(method)),
+            Self::Lent(service) => in_words(service.exclusive(method)),
+        }
+    }
+
+    #[inline(always)]
+    fn free<R>(self, function: impl FnOnce() -> R) -> Result<R, String> {
+        match self {
+            Self::Alone(service) => in_words(Access::<T>::free(service, function)),
+            Self::Parallel(service) => in_words(service.free(function)),
+            Self::Streamed(service) => in_words(service.free(function)),
+            Self::Lent(service) => in_words(service.free(function)),
+        }
+    }
+
+    fn lender(self) -> Option<Arc<StreamedService<T>>> {
+        match self {
+            Self::Streamed(service) => service.lender(),
+            _ => None,
         }
     }
 }

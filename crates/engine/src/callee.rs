@@ -6,11 +6,14 @@ use crate::child_memory::{CONFUSED, PayloadMemory, confused};
 use crate::control::Control;
 use crate::current::{self, ServedLanes};
 use crate::handshake::Hello;
-use crate::host::{Alone, Host, Parallel};
-use crate::lane::{SentReply, WorkerBell, WorkerLanes};
+use crate::host::{Alone, Guarded, Host, Parallel};
+use crate::lane::{WorkerBell, WorkerLanes};
 use crate::panic;
 use crate::peer_status::PeerStatus;
-use crate::service::{Exchange, SHORT, Service};
+use crate::request_source::RequestSource;
+use crate::service::{Exchange, Service, Turns};
+use crate::shared_service::SharedService;
+use crate::streamed_service::StreamedService;
 use crate::trusted::TrustedParent;
 use crate::{last_words, nest};
 use callgate_os::limits::{self, Wanted};
@@ -21,7 +24,6 @@ use callgate_transport::arena::Limits;
 use callgate_transport::backing::Backing;
 use callgate_transport::commit::{ALIGN, BlockRef, Kind, Place};
 use callgate_transport::doorbell::wait_from_code;
-use callgate_transport::error::Fault;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
 use callgate_transport::memory_pool::{AllocContext, PoolHandle, TimeLimit};
@@ -44,6 +46,10 @@ const STACK: usize = 8 << 20;
 
 /// Serves `T` to the parent with one worker, this thread, until told to stop. Never returns.
 pub fn serve<T: Service>(serving: Serving) -> ! {
+    if T::LENDS {
+        let host = Parallel::<T, Arc<StreamedService<T>>>::new(serving.parent, 1);
+        Callee::start(serving).worker(0, &host).run();
+    }
     let host = Alone::<T>::new(serving.parent);
     Callee::start(serving).worker(0, host).run()
 }
@@ -53,7 +59,14 @@ pub fn serve_parallel<T: Service + Send + Sync>(serving: Serving) -> ! {
     if serving.segment.geometry().workers == 1 {
         serve::<T>(serving);
     }
-    let host = Parallel::<T>::new(serving.parent, serving.segment.geometry().workers);
+    match T::LENDS {
+        true => serve_all::<T, Arc<StreamedService<T>>>(serving),
+        false => serve_all::<T, SharedService<T>>(serving),
+    }
+}
+
+fn serve_all<T: Service, S: Guarded<T> + Sync>(serving: Serving) -> ! {
+    let host = Parallel::<T, S>::new(serving.parent, serving.segment.geometry().workers);
     let callee = Callee::start(serving);
     callee.run_workers(&|index| callee.worker(index, &host).run())
 }
@@ -145,34 +158,6 @@ impl Callee {
 pub fn chain(segment: &Segment, index: u32) -> u64 {
     // Relaxed: written before the other side had the segment.
     segment.header().chains.load(Relaxed).wrapping_add(u64::from(index) + 1)
-}
-
-/// The peer that makes a worker's requests: how far it is trusted, and the memory that it shares.
-pub trait RequestSource {
-    /// The memory.
-    fn pool(&self) -> &dyn PoolHandle;
-
-    /// Whether it lives; `None` for a caller that this process does not outlive.
-    fn peer_status(&self) -> Option<&PeerStatus>;
-
-    /// The block that a request names, or what is wrong with it.
-    fn block(&self, block: BlockRef) -> Result<Block, &'static str>;
-
-    /// The payload of a request, as it may be read; `copy` has room for a copy.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be read, for a reason that has been [noted](callgate_transport::reading::refuse). Call [`answering`](Self::answering) then, too.
-    fn request<'a>(&self, payload: Span<'a>, copy: &'a mut AlignedVec<ALIGN>) -> Result<RequestSpan<'a>, Failure>;
-
-    /// Notes that the request of `len` bytes has been carried out, and its reply is about to be published.
-    fn answering(&self, _len: usize) {}
-
-    /// Notes that the reply to the request in `copy` has been published.
-    fn done(&self, _copy: &mut AlignedVec<ALIGN>) {}
-
-    /// Keeps what the reply carries that is about to be published at `position` of `lane`, until its caller is done with it.
-    fn publishing(&self, lane: u32, position: u64, attachments: Attachments);
 }
 
 /// The parent of a child. Its requests are read in place, and are well formed.
@@ -317,7 +302,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     #[inline(always)]
     fn serve_one(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
         failpoints::reach(Step::ChildRequestSeen);
-        let Some(lane) = self.lanes.found(place) else { return Ok(self.end()) };
+        let Some((lane, rest)) = self.lanes.found(place) else { return Ok(self.end()) };
         let (frame, slot) = lane.begin()?.ok_or("a request that was withdrawn")?;
         failpoints::reach(Step::ChildStarted);
         current::enter(place);
@@ -341,11 +326,12 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         }
         let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
         let is_readable = request.is_ok();
-        let mut exchange =
-            Exchange { slot, alloc, request: request.unwrap_or(RequestSpan::none()), call, replied: None, is_one_way };
+        let request = request.unwrap_or(RequestSpan::none());
+        let turns = Some(Turns { rest, source: &self.asker });
+        let mut exchange = Exchange { slot, alloc, request, call, replied: None, is_one_way, turns };
         match is_withdrawn && kind == Kind::Call {
             true => exchange.replied = Some(Kind::Withdrawn),
-            false => carry_out(&mut self.host, kind, &mut exchange, is_readable),
+            false => exchange.carry_out(is_readable, |exchange| self.host.carry_out(kind, exchange)),
         }
         self.asker.answering(len);
         let reply = match exchange.replied {
@@ -360,12 +346,8 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         failpoints::reach(Step::ChildReplyWritten);
         if is_one_way && reply == Kind::Call {
             self.lanes.lane(place).pass();
-        } else if exchange.slot.carries() {
-            let departed = exchange.slot.sent_slow(alloc);
-            self.publish_loaded(place, reply, departed);
         } else {
-            let len = exchange.slot.len();
-            self.lanes.lane(place).publish(reply, 0, Place::Slot(len));
+            exchange.publish(reply, 0);
         }
         failpoints::reach(Step::ChildPublished);
         self.asker.done(&mut self.copy);
@@ -375,15 +357,6 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
 }
 
 impl<H: Host, A: RequestSource> Worker<H, A> {
-    /// Publishes a reply that carries something on the lane at `place`.
-    #[inline(always)]
-    fn publish_loaded(&mut self, place: usize, reply: Kind, departed: SentReply) {
-        let lane = self.lanes.lane(place);
-        self.asker.publishing(lane.index(), lane.position(), departed.attachments);
-        failpoints::reach(Step::ChildReplyDeparted);
-        lane.publish(reply, departed.call, departed.place);
-    }
-
     /// Puts off a request to stop, before anything is done for it: it is found again when every other request has been answered.
     #[cold]
     fn put_off_stop(&self, returned: Option<u64>) -> Option<Kind> {
@@ -401,32 +374,5 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             self.code = PANICKED;
         }
         Some(Kind::Stop)
-    }
-}
-
-/// Has the host carry out a request if it can be read. A panic becomes a fault in the reply.
-#[inline(always)]
-fn carry_out<H: Host>(host: &mut H, kind: Kind, exchange: &mut Exchange<'_>, is_readable: bool) {
-    if is_readable {
-        let result = panic::catch(|| host.carry_out(kind, exchange));
-        if let Err(fault) = result {
-            reply_fault(exchange, &fault);
-        }
-    } else {
-        exchange.refuse_request("its arguments cannot be read");
-    }
-}
-
-#[cold]
-pub(crate) fn reply_fault(exchange: &mut Exchange<'_>, fault: &Fault) {
-    exchange.reply(Kind::Fault, fault);
-    // A message too long for a reply is cut as far as needed.
-    if exchange.replied != Some(Kind::Fault) {
-        let mut short = Fault::new(fault.message.clone(), fault.location.clone(), None);
-        exchange.reply(Kind::Fault, &short);
-        if exchange.replied != Some(Kind::Fault) {
-            short.message.truncate(beginning(&short.message, SHORT).len());
-            exchange.reply(Kind::Fault, &short);
-        }
     }
 }

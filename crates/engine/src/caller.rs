@@ -14,7 +14,13 @@ mod reactors;
 mod starting;
 mod unordered;
 mod exchange;
+mod conversation;
+mod conversing;
 mod one_way;
+mod bound;
+mod closing;
+mod stream_state;
+mod stream;
 mod batch;
 mod interface_table;
 mod stop;
@@ -27,7 +33,7 @@ use crate::nest;
 use crate::overdue::{Lateness, Overdue};
 use crate::peer::{Peer, PeerLink};
 use crate::saved_args::SavedArgs;
-use crate::service::{MAX_INTERFACES, Method, Service, TASKS};
+use crate::service::{MAX_INTERFACES, Method, Service};
 use crate::watcher::Reactive;
 use attend::Timers;
 pub use batch::batch;
@@ -40,6 +46,9 @@ use callgate_transport::memory_pool::{PoolHandle, TimeLimit};
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
 use callgate_transport::segment::Segment;
+use closing::StreamCounts;
+pub use conversation::{Answered, Callbacks, Converse, Question};
+pub use conversing::Conversing;
 use lanes::Freed;
 use parking_lot::Mutex;
 pub use pending::PendingCall;
@@ -50,7 +59,9 @@ use shared_lane::{LaneState, SharedLane};
 use starting::Sending;
 use std::any::TypeId;
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Waker;
 use std::time::{Duration, Instant};
+pub use stream::StreamCall;
 
 /// How long a thread waits for a lane before it checks again whether the child has ended.
 const LANE_SLICE: Duration = Duration::from_millis(20);
@@ -64,6 +75,8 @@ pub struct Caller {
     /// Where threads wait for one of them.
     freed: Freed,
     timers: Arc<Timers>,
+    /// What wakes whoever polls calls without a task, once that exists.
+    poller: OnceLock<Arc<OnceLock<Waker>>>,
     reactors: Reactors,
     /// The first failure of a one-way call since the last flush.
     one_way_failure: Mutex<Option<CallError>>,
@@ -78,8 +91,6 @@ pub struct Caller {
     workers: u32,
     /// Whether the child's calls are tasks, so that replies come as they end.
     is_unordered: bool,
-    /// What tells the child's dispatch functions from those of other children: the number of its workers, or [`TASKS`].
-    dispatches: u32,
     /// How to reach each worker without a lane.
     bells: Box<[WorkerBell]>,
     /// The name of the peer's first chain, see `nest`; 0 for a peer that only serves callbacks, where it is not needed.
@@ -89,6 +100,8 @@ pub struct Caller {
     interfaces: [InterfaceSlot; MAX_INTERFACES],
     entering: Mutex<()>,
     stopping: Mutex<()>,
+    /// The streams that were opened, and those that the child has been asked to drop.
+    streams: StreamCounts,
     /// Told of calls that time out, if there is a limit for them.
     overdue: Option<Arc<Overdue>>,
 }
@@ -203,11 +216,11 @@ impl Caller {
             bells,
             workers,
             is_unordered: segment.is_unordered(),
-            dispatches: if segment.is_unordered() { TASKS } else { workers },
             chains: 0,
             queue: Queue::new(QueueLimits::DEFAULT),
             freed: Freed::new(),
             timers: Timers::new(),
+            poller: OnceLock::new(),
             reactors: Reactors::new(None),
             one_way_failure: Mutex::new(None),
             slot_capacity: segment.geometry().capacity(),
@@ -215,8 +228,16 @@ impl Caller {
             interfaces: [const { InterfaceSlot { address: OnceLock::new(), bound: OnceLock::new() } }; MAX_INTERFACES],
             entering: Mutex::new(()),
             stopping: Mutex::new(()),
+            streams: StreamCounts::new(segment.geometry().lanes),
             overdue: None,
         }
+    }
+
+    /// Has `waker`, once it is set, woken for calls that are polled without a task. The first one that is given stays.
+    #[inline(always)]
+    pub fn polled_by(self: &Arc<Self>, waker: &Arc<OnceLock<Waker>>) -> &Arc<Self> {
+        self.poller.get_or_init(|| waker.clone());
+        self
     }
 
     /// The call for which the child was killed because it ran too long, if so.
@@ -315,6 +336,9 @@ impl Caller {
     #[inline(always)]
     fn claim_for(&self, context: &mut CallContext) -> Result<Option<(LaneClaim<'_>, Ask)>, CallError> {
         let call = self.call_word(context.method, context)?;
+        if self.is_closing(context) {
+            self.await_closes(context)?;
+        }
         let Some((lane, call)) = self.claim(call, context)? else { return Ok(None) };
         failpoints::reach(Step::ParentLaneClaimed);
         Ok(Some((lane, Ask { kind: Kind::Call, call })))

@@ -1,17 +1,20 @@
 //! Carries out the requests of a child: with one worker alone, or with several at once.
 //!
-//! A child with one worker pays for no lock: [`Alone`] hands out `&mut T`. With several, [`Parallel`] hands out what [`access`](crate::access)
-//! guards. The entry that the parent picks fixes the choice at compile time.
+//! A child with one worker pays for no lock: [`Alone`] hands out `&mut T`. With several, or if streams borrow the service, [`Parallel`] hands out what
+//! is [guarded](Guarded). The entry that the parent picks fixes the choice at compile time.
 
 #![forbid(unsafe_code)]
 
-use crate::access::{NO_SERVICE, SharedService};
-use crate::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, ParallelDispatch, Service};
+use crate::access::{AnyAccess, Lent, NO_SERVICE};
+use crate::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, Service};
+use crate::shared_service::SharedService;
+use crate::streamed_service::StreamedService;
+use crate::streams;
 use crate::trusted::TrustedParent;
 use callgate_transport::commit::Kind;
 use callgate_transport::failpoints::{self, Step};
 use parking_lot::{Condvar, Mutex};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Carries out the requests of a worker.
 pub trait Host {
@@ -30,16 +33,15 @@ pub trait Host {
 
 /// The service of a child with one worker.
 pub struct Alone<T> {
-    parent: TrustedParent,
     service: Option<T>,
-    interfaces: Interfaces<Dispatch<T>>,
+    traits: Traits<T>,
     /// Whether the request to stop has come once.
     is_ending: bool,
 }
 
 impl<T: Service> Alone<T> {
     pub fn new(parent: TrustedParent) -> Self {
-        Self { parent, service: None, interfaces: Interfaces::new(), is_ending: false }
+        Self { service: None, traits: Traits::new(parent), is_ending: false }
     }
 
     /// The host of a service built by a test.
@@ -54,40 +56,101 @@ impl<T: Service> Host for Alone<T> {
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         // Before the other kinds, which take a jump through a table.
         if let (Kind::Call, Some(service)) = (kind, &mut self.service) {
-            let incoming = Incoming(exchange);
+            let incoming = Incoming { exchange, traits: &self.traits };
             return match incoming.interface() {
                 0 => T::dispatch(service, incoming),
-                number => match self.interfaces.get(number) {
-                    Some(dispatch) => dispatch(service, incoming),
-                    None => incoming.unknown(),
-                },
+                number => self.traits.dispatch(number, AnyAccess::Alone(service), incoming),
             };
         }
         match (kind, &mut self.service) {
             (Kind::Flush, _) => exchange.reply(Kind::Flush, &()),
-            (Kind::Construct, service) => *service = T::construct(Incoming(exchange)),
-            (Kind::Bind, _) => self
-                .interfaces
-                .bind(exchange, |offset, key| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of(key))),
+            (Kind::Construct, service) => *service = T::construct(Incoming { exchange, traits: &self.traits }),
+            (Kind::Bind, _) => self.traits.bind(exchange),
             (Kind::Stop, _) if !self.is_ending => self.is_ending = true,
-            (Kind::Stop, service) => stop(service.take(), exchange),
+            (Kind::Stop, service) => {
+                streams::drop_all();
+                stop(service.take(), exchange);
+            }
             _ => exchange.refuse(NO_SERVICE),
         }
     }
 
     fn end(&mut self, _: bool) {
         failpoints::reach(Step::ChildStopping);
+        streams::drop_all();
         drop(self.service.take());
     }
 }
 
-// ---- several workers -----------------------------------------------------------------------------------------------
+// ---- several workers, or streams that borrow -----------------------------------------------------------------------
 
-/// The service of a child with several workers, which share this.
-pub struct Parallel<T> {
-    parent: TrustedParent,
-    service: SharedService<T>,
-    interfaces: Interfaces<ParallelDispatch<T>>,
+/// A service that several methods, or streams, reach at once.
+pub trait Guarded<T>: Sized + 'static {
+    /// No service yet, for this number of workers.
+    fn of_workers(workers: u32) -> Self;
+
+    /// Puts the service in.
+    fn put(&self, service: Option<T>);
+
+    /// Takes the service out for good.
+    fn take(&self) -> Option<T>;
+
+    /// Runs the method named by the call.
+    fn dispatch(&self, call: Incoming<'_, '_>);
+
+    /// The service, for the dispatch function of an interface.
+    fn any(&self) -> AnyAccess<'_, T>;
+}
+
+impl<T: Service> Guarded<T> for SharedService<T> {
+    fn of_workers(_: u32) -> Self {
+        Self::new(None)
+    }
+
+    fn put(&self, service: Option<T>) {
+        *self.write() = service;
+    }
+
+    fn take(&self) -> Option<T> {
+        self.write().take()
+    }
+
+    #[inline(always)]
+    fn dispatch(&self, call: Incoming<'_, '_>) {
+        T::dispatch(self, call);
+    }
+
+    fn any(&self) -> AnyAccess<'_, T> {
+        AnyAccess::Parallel(self)
+    }
+}
+
+impl<T: Service> Guarded<T> for Arc<StreamedService<T>> {
+    fn of_workers(workers: u32) -> Self {
+        Arc::new(StreamedService::new(workers))
+    }
+
+    fn put(&self, service: Option<T>) {
+        StreamedService::put(self, service);
+    }
+
+    fn take(&self) -> Option<T> {
+        StreamedService::take(self)
+    }
+
+    fn dispatch(&self, call: Incoming<'_, '_>) {
+        T::dispatch(self, call);
+    }
+
+    fn any(&self) -> AnyAccess<'_, T> {
+        AnyAccess::Streamed(self)
+    }
+}
+
+/// The service of a child with several workers, which share this; or with one, if streams borrow it.
+pub struct Parallel<T, S = SharedService<T>> {
+    service: S,
+    traits: Traits<T>,
     ending: Mutex<Ending>,
     /// Notified when a worker has ended.
     ended: Condvar,
@@ -101,67 +164,66 @@ struct Ending {
     busy: u32,
 }
 
-impl<T: Service> Parallel<T> {
+impl<T: Service, S: Guarded<T>> Parallel<T, S> {
     /// The state that this number of workers share.
     pub fn new(parent: TrustedParent, workers: u32) -> Self {
         Self {
-            parent,
-            service: SharedService::new(None),
-            interfaces: Interfaces::new(),
+            service: S::of_workers(workers),
+            traits: Traits::new(parent),
             ending: Mutex::new(Ending { has_begun: false, busy: workers - 1 }),
             ended: Condvar::new(),
         }
     }
+}
 
+impl<T: Service> Parallel<T> {
     /// The host of a service built by a test.
     #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
     pub fn of(service: T) -> Self {
-        Self { service: SharedService::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
+        let host = Self::new(TrustedParent::of_itself(), 2);
+        host.service.put(Some(service));
+        host
     }
 }
 
-impl<T> Parallel<T> {
+impl<T: Service, S: Guarded<T>> Parallel<T, S> {
     /// Takes the service out for good, once the other workers have answered all their requests.
     fn taken_last(&self) -> Option<T> {
         let mut ending = self.ending.lock();
         self.ended.wait_while(&mut ending, |ending| ending.busy > 0);
         drop(ending);
-        self.service.write().take()
+        self.service.take()
     }
 }
 
-impl<T: Service> Host for &Parallel<T> {
+impl<T: Service, S: Guarded<T>> Host for &Parallel<T, S> {
     #[inline(always)]
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         match kind {
             Kind::Call => {
-                let incoming = Incoming(exchange);
+                let incoming = Incoming { exchange, traits: &self.traits };
                 match incoming.interface() {
-                    0 => T::dispatch(&self.service, incoming),
-                    number => match self.interfaces.get(number) {
-                        Some(dispatch) => dispatch(&self.service, incoming),
-                        None => incoming.unknown(),
-                    },
+                    0 => self.service.dispatch(incoming),
+                    number => self.traits.dispatch(number, self.service.any(), incoming),
                 }
             }
             Kind::Flush => exchange.reply(Kind::Flush, &()),
             Kind::Construct => {
-                let service = T::construct(Incoming(exchange));
-                *self.service.write() = service;
+                let service = T::construct(Incoming { exchange, traits: &self.traits });
+                self.service.put(service);
             }
-            Kind::Bind => {
-                let find = |offset, key| {
-                    self.parent.parallel_dispatch_at(offset).or_else(|| self.parent.parallel_dispatch_of(key))
-                };
-                self.interfaces.bind(exchange, find);
-            }
+            Kind::Bind => self.traits.bind(exchange),
             Kind::Stop if !std::mem::replace(&mut self.ending.lock().has_begun, true) => {}
-            Kind::Stop => stop(self.taken_last(), exchange),
+            Kind::Stop => {
+                streams::drop_all();
+                stop(self.taken_last(), exchange);
+            }
             _ => exchange.refuse(NO_SERVICE),
         }
     }
 
     fn end(&mut self, is_first: bool) {
+        streams::drop_all();
         if is_first {
             let service = self.taken_last();
             failpoints::reach(Step::ChildStopping);
@@ -216,5 +278,46 @@ impl<D: Copy> Interfaces<D> {
         }
         failpoints::reach(Step::ChildBound);
         exchange.reply(Kind::Bind, &());
+    }
+}
+
+/// The bridged traits of a service whose calls are no tasks.
+pub(crate) struct Traits<T> {
+    parent: TrustedParent,
+    known: Interfaces<Dispatch<T>>,
+}
+
+impl<T: Service> Traits<T> {
+    fn new(parent: TrustedParent) -> Self {
+        Self { parent, known: Interfaces::new() }
+    }
+
+    /// Runs the method of interface `number` that the call names.
+    #[inline]
+    fn dispatch(&self, number: u16, access: AnyAccess<'_, T>, incoming: Incoming<'_, '_>) {
+        match self.known.get(number) {
+            Some(dispatch) => dispatch(access, incoming),
+            None => streams::serve(incoming),
+        }
+    }
+
+    fn bind(&self, exchange: &mut Exchange<'_>) {
+        let find = |offset, key| self.parent.dispatch_at(offset).or_else(|| self.parent.dispatch_of(key));
+        self.known.bind(exchange, find);
+    }
+
+    /// Carries out a request that comes from a callback, within the method that called back.
+    pub(crate) fn carry_out_lent(&self, service: Lent<'_, T>, kind: Kind, exchange: &mut Exchange<'_>) {
+        match kind {
+            Kind::Call => {
+                let incoming = Incoming { exchange, traits: self };
+                match incoming.interface() {
+                    0 => T::dispatch(service, incoming),
+                    number => self.dispatch(number, AnyAccess::Lent(service), incoming),
+                }
+            }
+            Kind::Bind => self.bind(exchange),
+            _ => exchange.refuse("a callback can only call methods"),
+        }
     }
 }

@@ -99,18 +99,24 @@ pub(crate) fn is_past(mark: u64, position: u64) -> bool {
 
 /// The callee's end of a lane.
 pub struct CalleeLane {
-    index: u32,
-    requests: Consumer,
+    requests: RequestReader,
     replies: ReplyWriter,
+}
+
+/// Where the requests of a lane come from, and where the callee says which have started.
+struct RequestReader {
+    /// The lane's index in the bridge.
+    index: u32,
+    ring: Consumer,
     callee: Placed<CalleeLine>,
-    /// What the reply being written carries.
-    attachments: Attachments,
 }
 
 /// Where the replies of a lane go, and the caller that waits for them.
 struct ReplyWriter {
     ring: Producer,
     caller: CallerBell,
+    /// What the reply being written carries.
+    attachments: Attachments,
 }
 
 /// A lane as seen by an onlooker, with what its callee says of itself. Only for judging a child, which may lie.
@@ -246,11 +252,11 @@ impl WorkerBell {
     }
 }
 
-/// The slot for the reply to one request, and what has been written there.
+/// The slot for the reply to one request, and what has been written there. If the method calls back, the next slots of the lane take its further turns.
 pub struct ReplySlot<'a> {
+    requests: &'a RequestReader,
     replies: &'a mut ReplyWriter,
     len: usize,
-    attachments: &'a mut Attachments,
     is_withdrawn: bool,
 }
 
@@ -266,16 +272,21 @@ pub(crate) struct SentReply {
 pub struct WorkerLanes {
     /// Padded against what other workers write, whose lanes the heap may put next to these.
     lanes: Vec<CachePadded<CalleeLane>>,
+    rest: WorkerRest,
+    /// The lane served last: the next look begins after it, so that no lane starves.
+    last: usize,
+    /// Whether the caller may end this worker: a parent may.
+    obeys: bool,
+}
+
+/// How a worker waits for requests.
+pub(crate) struct WorkerRest {
     worker: Placed<WorkerLine>,
     /// How the worker sleeps.
     own_bell: Arc<dyn Sleeper>,
     wait: Wait,
     /// How long waits for a request take here.
     pace: Pace,
-    /// The lane served last: the next look begins after it, so that no lane starves.
-    last: usize,
-    /// Whether the caller may end this worker: a parent may.
-    obeys: bool,
 }
 
 #[cfg(all(test, not(loom)))]

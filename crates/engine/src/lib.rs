@@ -26,14 +26,20 @@ pub mod child_memory;
 pub mod link;
 
 // The service that is called.
+pub mod shared_service;
+pub mod streamed_service;
 pub mod access;
+pub mod request_source;
 pub mod block_on;
 pub mod async_access;
 pub mod saved_args;
 pub mod service;
+mod stream_cell;
+pub mod streams;
 pub mod bridged_traits;
 pub mod trusted;
 pub mod host;
+pub mod asker;
 
 // The callee and the caller.
 pub mod callee;

@@ -37,7 +37,9 @@ const OUTSIDE: At = At { depth: 0, chain: 0 };
 thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(UNNUMBERED) };
     static AT: Cell<At> = const { Cell::new(OUTSIDE) };
-    /// The same, within a call that is not nested.
+    /// How many callbacks of its own calls it runs, one within the other.
+    static CALLBACKS: Cell<u32> = const { Cell::new(0) };
+    /// The same as `AT`, within a call that is not nested.
     static FIRST: Cell<At> = const { Cell::new(OUTSIDE) };
 }
 
@@ -64,6 +66,10 @@ pub fn plain(number: usize) -> usize {
 fn mark(is_within: bool) {
     let number = plain(thread_number());
     NUMBER.set(if is_within { number | WITHIN } else { number });
+}
+
+fn mark_as_is() {
+    mark(AT.get().depth > 0 || is_calling_back());
 }
 
 /// A name for the first of the chains that begin at one segment's workers; the others count on from it. There are fewer than 256, and none is 0.
@@ -156,8 +162,38 @@ impl Within {
 impl Drop for Within {
     fn drop(&mut self) {
         AT.set(self.0);
-        mark(self.0.depth > 0);
+        mark_as_is();
     }
+}
+
+/// A callback that this thread runs, while a call of its own waits for that: while this lives.
+pub(crate) struct CallingBack(());
+
+impl CallingBack {
+    /// # Errors
+    ///
+    /// `TooNested` if callbacks nest too deep.
+    pub(crate) fn new(call: CallName) -> Result<Self, CallError> {
+        let depth = CALLBACKS.get();
+        if depth >= MAX_NESTED {
+            return Err(CallError::TooNested { call, depth, why: TOO_DEEP });
+        }
+        CALLBACKS.set(depth + 1);
+        mark(true);
+        Ok(Self(()))
+    }
+}
+
+impl Drop for CallingBack {
+    fn drop(&mut self) {
+        CALLBACKS.set(CALLBACKS.get() - 1);
+        mark_as_is();
+    }
+}
+
+/// Whether this thread runs a callback of a call of its own.
+pub(crate) fn is_calling_back() -> bool {
+    CALLBACKS.get() > 0
 }
 
 #[cfg(all(test, not(loom)))]

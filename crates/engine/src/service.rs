@@ -6,22 +6,24 @@
 
 pub(crate) mod task;
 
-use crate::access::{Access, SharedService};
-use crate::lane::{ReplySlot, SendError};
+use crate::access::{Access, AnyAccess};
+use crate::lane::{ReplySlot, SendError, SentReply, WorkerRest};
+use crate::panic;
+use crate::request_source::RequestSource;
 use callgate_os::image::Fnv;
 use callgate_os::text::beginning;
-use callgate_transport::commit::{Beyond, Kind, Limit};
+use callgate_transport::commit::{Beyond, Kind, Limit, Place};
 use callgate_transport::decoder::Transfer;
 use callgate_transport::encode::Encode;
-use callgate_transport::error::{CallName, NoMemory};
+use callgate_transport::error::{CallName, Fault, NoMemory};
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::memory_pool::AllocContext;
-use callgate_transport::reading::last_refusal;
+use callgate_transport::memory_pool::{AllocContext, PoolHandle};
+use callgate_transport::reading::{ForArguments, last_refusal};
 use callgate_transport::request::{Request, RequestSpan};
 use callgate_transport::validator::Checked;
 use rkyv::Archive;
 use rkyv::rancor::Failure;
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::fmt::Display;
 pub use task::{Finish, TaskAccess, TaskCall, TaskFuture};
 
@@ -33,6 +35,10 @@ pub use task::{Finish, TaskAccess, TaskCall, TaskFuture};
 pub trait Service: Sized + 'static {
     /// The type's name, without generics, for messages.
     const NAME: &'static str;
+
+    /// Whether a method with a receiver returns a stream, which may borrow the service beyond the call.
+    #[doc(hidden)]
+    const LENDS: bool = false;
 
     /// The proxy: the type's methods, as the caller calls them.
     type Calls<M: Mode>: Send + Sync + 'static;
@@ -76,9 +82,16 @@ pub trait Mode: sealed::Sealed + Clone + Send + Sync + 'static {
     /// What a method that returns `R` returns when called this way.
     type Out<R: Transfer>;
 
+    /// What a method that returns `impl Iterator<Item = T>` returns when called this way.
+    type Items<T: Transfer>;
+
     /// Calls a method.
     #[doc(hidden)]
     fn call<A: Request, R: Transfer>(&self, method: &'static Method, args: A) -> Self::Out<R>;
+
+    /// Calls a method that returns a stream.
+    #[doc(hidden)]
+    fn open<A: Request, T: Transfer>(&self, method: &'static Method, args: A) -> Self::Items<T>;
 }
 
 pub mod sealed {
@@ -116,25 +129,19 @@ pub trait Interface<T>: 'static {
 /// Traits of one service that can be called through one bridge.
 pub const MAX_INTERFACES: usize = 32;
 
-/// The dispatch function of an interface, for a child with one worker.
-pub(crate) type Dispatch<T> = fn(&mut T, Incoming<'_, '_>);
-
-/// The dispatch function of an interface, for a child with several workers.
-pub(crate) type ParallelDispatch<T> = fn(&SharedService<T>, Incoming<'_, '_>);
+/// The dispatch function of an interface.
+pub(crate) type Dispatch<T> = fn(AnyAccess<'_, T>, Incoming<'_, '_>);
 
 /// Makes a task of a call of an interface, for a child whose calls are tasks.
 pub(crate) type TaskDispatch<T> = for<'a> fn(TaskAccess<'a, T>, TaskCall) -> TaskFuture<'a>;
-
-/// In place of the number of workers: asks for the function that makes tasks.
-pub(crate) const TASKS: u32 = 0;
 
 /// Tells one interface of a service from the others.
 #[derive(Clone, Copy, Debug)]
 pub struct InterfaceId {
     /// The service that the dispatch function is for.
     pub(crate) service: fn() -> TypeId,
-    /// The address of the dispatch function in this process, for a child with this many workers, or with [`TASKS`].
-    pub(crate) dispatch: fn(u32) -> usize,
+    /// The address of the dispatch function in this process, or of the one that makes tasks.
+    pub(crate) dispatch: fn(bool) -> usize,
     /// A number that differs, except by chance, when two builds disagree on the trait's methods or types.
     pub(crate) key: fn() -> u64,
 }
@@ -142,10 +149,7 @@ pub struct InterfaceId {
 impl InterfaceId {
     /// The interface `I` of the service `T`.
     pub const fn of<T: Service, I: Interface<T>>() -> Self {
-        fn dispatch<T: Service, I: Interface<T>>(service: &mut T, call: Incoming<'_, '_>) {
-            I::dispatch(service, call);
-        }
-        fn parallel_dispatch<T: Service, I: Interface<T>>(service: &SharedService<T>, call: Incoming<'_, '_>) {
+        fn dispatch<T: Service, I: Interface<T>>(service: AnyAccess<'_, T>, call: Incoming<'_, '_>) {
             I::dispatch(service, call);
         }
         fn task_dispatch<T: Service, I: Interface<T>>(access: TaskAccess<'_, T>, call: TaskCall) -> TaskFuture<'_> {
@@ -153,11 +157,10 @@ impl InterfaceId {
                 call.in_turn(access, I::is_exclusive, |service, call| I::dispatch(service, call))
             })
         }
-        fn address<T: Service, I: Interface<T>>(workers: u32) -> usize {
-            match workers {
-                TASKS => task_dispatch::<T, I> as TaskDispatch<T> as usize,
-                1 => dispatch::<T, I> as Dispatch<T> as usize,
-                _ => parallel_dispatch::<T, I> as ParallelDispatch<T> as usize,
+        fn address<T: Service, I: Interface<T>>(makes_tasks: bool) -> usize {
+            match makes_tasks {
+                true => task_dispatch::<T, I> as TaskDispatch<T> as usize,
+                false => dispatch::<T, I> as Dispatch<T> as usize,
             }
         }
         fn key<T: Service, I: Interface<T>>() -> u64 {
@@ -183,27 +186,29 @@ pub struct Method {
     pub interface: Option<InterfaceId>,
     /// Whether it may run again in another child after one has died in it.
     pub idempotent: bool,
+    /// Whether its service [lends](Service::LENDS), so that a dropped stream may be in its way.
+    pub lends: bool,
 }
 
 impl Method {
     /// No method, for errors that nobody sees.
     pub const fn nameless() -> Self {
-        Method { service: "", name: "", index: 0, interface: None, idempotent: false }
+        Method { service: "", name: "", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the service's destructor in errors.
     pub const fn drop_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "drop", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the wait for one-way calls in errors.
     pub const fn flush_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "flush", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "flush", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// Stands for the exchange of a child in errors.
     pub const fn restart_of<T: Service>() -> Self {
-        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false }
+        Self { service: T::NAME, name: "restart", index: 0, interface: None, idempotent: false, lends: false }
     }
 
     /// The call word of the method, whose block the child knows by the number `interface`.
@@ -264,6 +269,15 @@ pub struct Exchange<'a> {
     pub(crate) replied: Option<Kind>,
     /// Nobody wants the value.
     pub(crate) is_one_way: bool,
+    /// `None` for a task, which cannot call back.
+    pub(crate) turns: Option<Turns<'a>>,
+}
+
+/// What a method needs that calls back: how its worker waits, and who makes its requests.
+#[derive(Clone, Copy)]
+pub(crate) struct Turns<'a> {
+    pub rest: &'a WorkerRest,
+    pub source: &'a dyn RequestSource,
 }
 
 impl<'a> Exchange<'a> {
@@ -274,7 +288,7 @@ impl<'a> Exchange<'a> {
         request: RequestSpan<'a>,
         call: u64,
     ) -> Self {
-        Self { slot, alloc, request, call, replied: None, is_one_way: false }
+        Self { slot, alloc, request, call, replied: None, is_one_way: false, turns: None }
     }
 }
 
@@ -301,6 +315,15 @@ impl Exchange<'_> {
         match self.slot.write(value, self.alloc) {
             Ok(()) => self.replied = Some(kind),
             Err(error) => self.refuse_slow(error),
+        }
+    }
+
+    /// Writes the value that a method returned, or why it was not called.
+    #[inline(always)]
+    pub(crate) fn reply_value<R: Encode + Archive<Archived: Checked>>(&mut self, value: Result<R, impl Display>) {
+        match value {
+            Ok(value) => self.reply(Kind::Call, &value),
+            Err(why) => self.refuse(&why.to_string()),
         }
     }
 
@@ -341,6 +364,54 @@ impl Exchange<'_> {
         self.reply_small(Kind::Refused, &why.to_owned());
     }
 
+    /// Has `host` carry out the request, if it can be read. A panic becomes a fault in the reply.
+    #[inline(always)]
+    pub(crate) fn carry_out(&mut self, is_readable: bool, host: impl FnOnce(&mut Self)) {
+        if is_readable {
+            let result = panic::catch(|| host(self));
+            if let Err(fault) = result {
+                self.reply_fault(&fault);
+            }
+        } else {
+            self.refuse_request("its arguments cannot be read");
+        }
+    }
+
+    /// Replies that the call panicked.
+    #[cold]
+    pub(crate) fn reply_fault(&mut self, fault: &Fault) {
+        self.reply(Kind::Fault, fault);
+        // A message too long for a reply is cut as far as needed.
+        if self.replied != Some(Kind::Fault) {
+            let mut short = Fault::new(fault.message.clone(), fault.location.clone(), None);
+            self.reply(Kind::Fault, &short);
+            if self.replied != Some(Kind::Fault) {
+                short.message.truncate(beginning(&short.message, SHORT).len());
+                self.reply(Kind::Fault, &short);
+            }
+        }
+    }
+
+    /// Publishes what has been written in the slot. `mark` = bits for the call word.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, kind: Kind, mark: u64) {
+        if self.slot.carries() {
+            return self.publish_loaded(kind, mark);
+        }
+        let len = self.slot.len();
+        self.slot.publish(kind, mark, Place::Slot(len));
+    }
+
+    #[cold]
+    fn publish_loaded(&mut self, kind: Kind, mark: u64) {
+        let SentReply { place, call, attachments } = self.slot.sent_slow(self.alloc);
+        if let Some(turns) = self.turns {
+            turns.source.publishing(self.slot.lane(), self.slot.position(), attachments);
+        }
+        failpoints::reach(Step::ChildReplyDeparted);
+        self.slot.publish(kind, call | mark, place);
+    }
+
     fn reply_small<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
         // If there is no room even for this, the caller gets a frame without payload, which says as much.
         let _ = self.slot.write(value, self.alloc);
@@ -349,33 +420,36 @@ impl Exchange<'_> {
 }
 
 /// A request that generated code answers.
-pub struct Incoming<'a, 'e>(pub(crate) &'a mut Exchange<'e>);
+pub struct Incoming<'a, 'e> {
+    pub(crate) exchange: &'a mut Exchange<'e>,
+    /// The service's bridged traits, of a type that depends on it.
+    pub(crate) traits: &'a dyn Any,
+}
 
 impl Incoming<'_, '_> {
     /// The method's number in its block.
     #[inline(always)]
     pub fn index(&self) -> u16 {
-        (self.0.call & 0xffff) as u16
+        (self.exchange.call & 0xffff) as u16
     }
 
     /// The number of the block: 0 = the type's own, else an index into the table of interfaces.
     pub fn interface(&self) -> u16 {
-        (self.0.call >> 16 & 0xffff) as u16
+        (self.exchange.call >> 16 & 0xffff) as u16
     }
 
-    /// Reads the request in place, runs the method, writes the reply.
+    /// Reads the request in place, runs the method, writes the reply: its value, or why it may not run.
     #[inline(always)]
-    pub fn answer<A: Request, R: Transfer>(self, body: impl FnOnce(&A::Archived) -> R) {
-        let pool = self.0.alloc.pool;
-        match self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| pool.trusts_peer())?)))
-        {
+    pub fn answer<A: Request, R: Transfer, E: Display>(self, body: impl FnOnce(&A::Archived) -> Result<R, E>) {
+        let exchange = self.exchange;
+        match readable::<A>(exchange.request, exchange.alloc.pool) {
             Ok((args, _need)) => {
                 failpoints::reach(Step::ChildCalling);
                 let value = body(args);
                 failpoints::reach(Step::ChildReturned);
-                self.0.reply(Kind::Call, &value);
+                exchange.reply_value(value);
             }
-            Err(Failure) => self.0.refuse_request(UNREADABLE),
+            Err(Failure) => exchange.refuse_request(UNREADABLE),
         }
     }
 
@@ -389,11 +463,9 @@ impl Incoming<'_, '_> {
         self,
         body: impl FnOnce(&A::Archived) -> Result<T, E>,
     ) -> Option<T> {
-        let pool = self.0.alloc.pool;
-        let Ok((args, need)) =
-            self.0.request.read::<A>().and_then(|(args, need)| Ok((args, need.of_arguments(|| pool.trusts_peer())?)))
-        else {
-            self.0.refuse_request(UNREADABLE);
+        let exchange = self.exchange;
+        let Ok((args, need)) = readable::<A>(exchange.request, exchange.alloc.pool) else {
+            exchange.refuse_request(UNREADABLE);
             return None;
         };
         let built = body(args);
@@ -401,16 +473,16 @@ impl Incoming<'_, '_> {
         match built {
             Ok(service) => {
                 failpoints::reach(Step::ChildConstructed);
-                self.0.reply(Kind::Construct, &Ok::<(), String>(()));
+                exchange.reply(Kind::Construct, &Ok::<(), String>(()));
                 Some(service)
             }
             Err(error) => {
                 let mut text = error.to_string();
-                self.0.reply(Kind::Construct, &Err::<(), String>(text.clone()));
+                exchange.reply(Kind::Construct, &Err::<(), String>(text.clone()));
                 // A text too long for a reply is cut: its beginning is worth more than its length.
-                if self.0.replied != Some(Kind::Construct) {
+                if exchange.replied != Some(Kind::Construct) {
                     text.truncate(beginning(&text, SHORT).len());
-                    self.0.reply(Kind::Construct, &Err::<(), String>(text));
+                    exchange.reply(Kind::Construct, &Err::<(), String>(text));
                 }
                 None
             }
@@ -421,7 +493,7 @@ impl Incoming<'_, '_> {
     #[cold]
     pub fn unknown(self) {
         let why = format!("the child has no method number {}", self.index());
-        self.0.refuse(&why);
+        self.exchange.refuse(&why);
     }
 
     /// Including the time that other threads spent on sending.
@@ -432,7 +504,17 @@ impl Incoming<'_, '_> {
     }
 }
 
+/// The arguments in a request, in place, and what it takes to make them.
+#[inline(always)]
+pub(crate) fn readable<'a, A: Request>(
+    request: RequestSpan<'a>,
+    pool: &dyn PoolHandle,
+) -> Result<(&'a A::Archived, Option<ForArguments>), Failure> {
+    let (args, need) = request.read::<A>()?;
+    Ok((args, need.of_arguments(|| pool.trusts_peer())?))
+}
+
 /// Bytes that fit into any reply.
 pub const SHORT: usize = 400;
 
-const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";
+pub(crate) const UNREADABLE: &str = "the child cannot read the arguments: its types differ from the caller's";

@@ -21,10 +21,11 @@ mod ready;
 mod request;
 mod runtime;
 
-use crate::callee::{Callee, PANICKED, Parent, RequestSource, Serving, reply_fault};
+use crate::callee::{Callee, PANICKED, Parent, Serving};
 use crate::child_memory::confused;
 use crate::current::{self, ServedLanes, TaskMark};
 use crate::lane::WorkerLanes;
+use crate::request_source::RequestSource;
 use crate::service::{Exchange, Service, TaskCall, TaskFuture, task::OwnedRequest};
 use crate::trusted::TrustedParent;
 use crate::{nest, panic};
@@ -171,7 +172,7 @@ impl<'a> TaskWorker<'a> {
     /// Takes the request on the lane at `place`, and begins it.
     fn begin(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
         failpoints::reach(Step::ChildRequestSeen);
-        let Some(lane) = self.lanes.found(place) else { return Ok(self.end()) };
+        let Some((lane, _)) = self.lanes.found(place) else { return Ok(self.end()) };
         let position = lane.request_position();
         let (frame, slot) = lane.begin()?.ok_or("a request that was withdrawn")?;
         failpoints::reach(Step::ChildStarted);
@@ -243,12 +244,12 @@ impl<'a> TaskWorker<'a> {
                 let (begun, fault) = self.remove(task);
                 self.answer(&begun, |exchange| {
                     finish(exchange);
-                    fault.iter().for_each(|fault| reply_fault(exchange, fault));
+                    fault.iter().for_each(|fault| exchange.reply_fault(fault));
                 });
             }
             Err(fault) => {
                 let (begun, _) = self.remove(task);
-                self.answer(&begun, |exchange| reply_fault(exchange, &fault));
+                self.answer(&begun, |exchange| exchange.reply_fault(&fault));
             }
         }
     }
@@ -269,7 +270,7 @@ impl<'a> TaskWorker<'a> {
         if let Some(task) = found {
             let (begun, fault) = self.remove(task);
             self.answer(&begun, |exchange| match fault {
-                Some(fault) => reply_fault(exchange, &fault),
+                Some(fault) => exchange.reply_fault(&fault),
                 None => exchange.replied = Some(Kind::Withdrawn),
             });
         }
@@ -284,7 +285,7 @@ impl<'a> TaskWorker<'a> {
         let mut exchange = Exchange::of_task(lane.reply_slot(), alloc, begun.request.span(), begun.word);
         begun.enter();
         if let Err(fault) = panic::catch(|| write(&mut exchange)) {
-            reply_fault(&mut exchange, &fault);
+            exchange.reply_fault(&fault);
         }
         Begun::leave();
         let kind = exchange.settled();

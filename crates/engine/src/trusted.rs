@@ -4,7 +4,7 @@
 //! handshake.
 
 use crate::bridged_traits;
-use crate::service::{Dispatch, ParallelDispatch, Service, TASKS, TaskDispatch};
+use crate::service::{Dispatch, Service, TaskDispatch};
 use callgate_os::image::Image;
 use callgate_transport::request::RequestSpan;
 use callgate_transport::segment::Span;
@@ -50,33 +50,18 @@ impl TrustedParent {
     }
 
     /// The dispatch function that lies at `offset` in the executable; `None` if it lies outside, or this is another build.
-    /// Only in a child with one worker.
     pub(crate) fn dispatch_at<T>(self, offset: u64) -> Option<Dispatch<T>> {
         let address = self.address_of(offset)?;
         // SAFETY: the parent runs the same executable, and took the offset from a `Dispatch<T>` of its own: it compares the
-        // interface's service with the bridge's, which is the `T` whose entry this process runs, and one worker serves.
+        // interface's service with the bridge's, which is the `T` whose entry this process runs.
         Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
     }
 
-    /// The same, only in a child with several workers.
-    pub(crate) fn parallel_dispatch_at<T>(self, offset: u64) -> Option<ParallelDispatch<T>> {
-        let address = self.address_of(offset)?;
-        // SAFETY: as above; where several workers serve, the parent took the offset from a `ParallelDispatch<T>`.
-        Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
-    }
-
-    /// This program's own dispatch function for the trait of `T` with the number `key`. Only in a child with one worker.
+    /// This program's own dispatch function for the trait of `T` with the number `key`.
     pub(crate) fn dispatch_of<T: Service>(self, key: u64) -> Option<Dispatch<T>> {
-        let address = (bridged_traits::find::<T>(key)?.dispatch)(1);
-        // SAFETY: made of a `Dispatch` for one worker, by `InterfaceId::of` for this very `T`: `find` has compared the type.
+        let address = (bridged_traits::find::<T>(key)?.dispatch)(false);
+        // SAFETY: made of a `Dispatch` by `InterfaceId::of` for this very `T`: `find` has compared the type.
         Some(unsafe { std::mem::transmute::<*const (), Dispatch<T>>(with_exposed_provenance(address)) })
-    }
-
-    /// The same, only in a child with several workers.
-    pub(crate) fn parallel_dispatch_of<T: Service>(self, key: u64) -> Option<ParallelDispatch<T>> {
-        let address = (bridged_traits::find::<T>(key)?.dispatch)(u32::MAX);
-        // SAFETY: as above; made of a `ParallelDispatch` for any number of workers but one.
-        Some(unsafe { std::mem::transmute::<*const (), ParallelDispatch<T>>(with_exposed_provenance(address)) })
     }
 
     /// The function at `offset` that makes tasks of a trait's calls. Only in a child whose calls are tasks.
@@ -88,7 +73,7 @@ impl TrustedParent {
 
     /// This program's own function that makes tasks of the calls of the trait of `T` with the number `key`.
     pub(crate) fn task_dispatch_of<T: Service>(self, key: u64) -> Option<TaskDispatch<T>> {
-        let address = (bridged_traits::find::<T>(key)?.dispatch)(TASKS);
+        let address = (bridged_traits::find::<T>(key)?.dispatch)(true);
         // SAFETY: as in `dispatch_of`; made of a `TaskDispatch` for this number.
         Some(unsafe { std::mem::transmute::<*const (), TaskDispatch<T>>(with_exposed_provenance(address)) })
     }

@@ -19,6 +19,7 @@ pub(crate) fn block(mut block: ImplBlock) -> TokenStream {
         // The drop-in keeps the signatures as written, without requirements on their types.
         method.output = if in_trait { parse_quote!(()) } else { output(method) };
         method.arguments.clear();
+        method.callbacks.clear();
     }
     let item = &block.item;
     let stand_ins = match block.interface() {
@@ -96,11 +97,11 @@ fn call(block: &ImplBlock, method: &MethodModel) -> TokenStream {
         return proxy::call(block, method, &mode);
     }
     let (docs, vis, shown, output) = (docs::call(block, method), &method.vis, &method.shown, &method.output);
-    let (generics, parameters) = written(block, method);
+    let ((generics, parameters), (out, _)) = (written(block, method), proxy::way(method));
     let (own, _, conditions) = generics.split_for_impl();
     quote! {
         #docs
-        #vis fn #shown #own(&self, #(#parameters),*) -> #mode::Out<#output> #conditions { ::core::unreachable!() }
+        #vis fn #shown #own(&self, #(#parameters),*) -> #mode::#out<#output> #conditions { ::core::unreachable!() }
     }
 }
 

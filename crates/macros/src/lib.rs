@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod callback;
 mod check;
 mod docs;
 mod expand;
@@ -19,6 +20,7 @@ mod parse;
 mod refusals;
 mod root;
 mod sentence;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -8,7 +8,9 @@ use syn::{
     ReceiverKind, ReturnType, Signature, Type, Visibility, parse_quote,
 };
 
+use crate::callback::{self, Callback};
 use crate::parse::{Function, Parsed};
+use crate::stream::{self, Borrowing};
 use crate::types::{self, SelfType};
 
 /// A block that has been read.
@@ -44,9 +46,14 @@ pub(crate) struct MethodModel {
     pub(crate) vis: Visibility,
     /// The signature as written; a made-up one for a field.
     pub(crate) sig: Signature,
+    /// Those that cross.
     pub(crate) arguments: Vec<Argument>,
-    /// The return type; `()` if there is none. Of an async method, what its future gives.
+    /// Those that stay with the caller.
+    pub(crate) callbacks: Vec<Callback>,
+    /// The return type; `()` if there is none. Of a stream, the type of its items; of an async method, what its future gives.
     pub(crate) output: Type,
+    /// What its iterator may borrow, if it returns one.
+    pub(crate) stream: Option<Borrowing>,
     /// Whether it gives a future: an `async fn`, or one that returns `impl Future`.
     pub(crate) is_async: bool,
     /// The position of `idempotent`: the call may run again if the child dies in it.
@@ -246,30 +253,50 @@ impl MethodModel {
         self_type: &SelfType,
     ) -> MethodModel {
         let future = types::future_of(&sig);
-        let output = match (&sig.output, future) {
-            (_, Some(ty)) => self_type.in_type(ty),
-            (ReturnType::Default, _) => parse_quote!(()),
-            (ReturnType::Type(_, ty), _) => self_type.in_type(ty),
-        };
         let is_async = sig.asyncness.is_some() || future.is_some();
-        let (shown, arguments) = (sig.ident.clone(), arguments(&sig, self_type));
+        // A trait's would be its own type, which a bridge does not have.
+        let stream = stream::returned(&sig).filter(|_| self_type.interface.is_none() && !is_async);
+        let output = match (stream, future, &sig.output) {
+            (Some((item, _)), ..) => self_type.in_type(item),
+            (None, Some(ty), _) => self_type.in_type(ty),
+            (None, None, ReturnType::Default) => parse_quote!(()),
+            (None, None, ReturnType::Type(_, ty)) => self_type.in_type(ty),
+        };
+        let stream = stream.map(|(_, borrowing)| borrowing);
+        let (shown, (arguments, callbacks)) = (sig.ident.clone(), arguments(&sig, self_type));
+        let (index, idempotent, refused) = (0, None, false);
         MethodModel {
             kind,
             shown,
-            index: 0,
+            index,
             attrs,
             vis,
             sig,
             arguments,
+            callbacks,
             output,
+            stream,
             is_async,
-            idempotent: None,
-            refused: false,
+            idempotent,
+            refused,
         }
     }
 
     pub(crate) fn is_constructor(&self) -> bool {
         matches!(self.kind, MethodKind::Constructor { .. })
+    }
+
+    /// Something for each argument, in the order in which the method takes them. The functions get its number among those of its sort.
+    pub(crate) fn in_order<R>(
+        &self,
+        argument: impl Fn(usize, &Argument) -> R,
+        callback: impl Fn(usize, &Callback) -> R,
+    ) -> Vec<R> {
+        let mut all: Vec<R> = self.arguments.iter().enumerate().map(|(number, of)| argument(number, of)).collect();
+        for (number, of) in self.callbacks.iter().enumerate() {
+            all.insert(of.position, callback(number, of));
+        }
+        all
     }
 
     /// Whether the method takes `&mut self`.
@@ -340,17 +367,21 @@ fn is_self(ty: &Type, self_type: &SelfType) -> bool {
     types::is_word(ty, "Self") || spelling(ty) == spelling(&self_type.ty)
 }
 
-fn arguments(sig: &Signature, self_type: &SelfType) -> Vec<Argument> {
+fn arguments(sig: &Signature, self_type: &SelfType) -> (Vec<Argument>, Vec<Callback>) {
     let inputs = || sig.inputs.iter().filter_map(typed);
     let mut taken: Vec<Ident> = inputs().filter_map(|input| written_name(&input.pat)).collect();
-    let mut arguments = Vec::new();
+    let (mut arguments, mut callbacks) = (Vec::new(), Vec::new());
     for (position, input) in inputs().enumerate() {
         let name = plain_name(&input.pat, position, &taken);
-        let (passing, ty) = passing(&input.ty);
         taken.push(name.clone());
+        if let Some(callback) = callback::read(&input.ty) {
+            callbacks.push(callback.named(name, position, |ty| self_type.in_type(ty)));
+            continue;
+        }
+        let (passing, ty) = passing(&input.ty);
         arguments.push(Argument { name, passing, ty: self_type.in_type(ty) });
     }
-    arguments
+    (arguments, callbacks)
 }
 
 /// An argument other than `self`.
@@ -389,7 +420,7 @@ pub(crate) fn free_name(name: Ident, taken: &[Ident]) -> Ident {
     if types::is_among(&name, taken) { free_name(format_ident!("{name}_"), taken) } else { name }
 }
 
-fn passing(ty: &Type) -> (Passing, &Type) {
+pub(crate) fn passing(ty: &Type) -> (Passing, &Type) {
     let Type::Reference(reference) = types::bare(ty) else {
         return (Passing::Value, ty);
     };

@@ -159,7 +159,8 @@ struct Methods(OnceLock<Mutex<HashMap<&'static str, &'static Method>>>);
 
 impl Methods {
     fn of(&self, name: &str, most: usize) -> &'static Method {
-        static ANY: Method = Method { service: "", name: "(a callback)", index: 0, interface: None, idempotent: false };
+        static ANY: Method =
+            Method { service: "", name: "(a callback)", index: 0, interface: None, idempotent: false, lends: false };
         // No callback has a longer name, but a program may call one.
         let name = beginning(name, MAX_NAME);
         let mut methods = self.0.get_or_init(Mutex::default).lock();

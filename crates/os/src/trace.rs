@@ -82,6 +82,18 @@ macro_rules! traced {
                 self.note(AccessKind::Write);
                 self.0.compare_exchange(current, new, success, failure)
             }
+
+            pub fn fetch_add(&self, value: $word, ordering: Ordering) -> $word {
+                self.note(AccessKind::Read);
+                self.note(AccessKind::Write);
+                self.0.fetch_add(value, ordering)
+            }
+
+            pub fn fetch_sub(&self, value: $word, ordering: Ordering) -> $word {
+                self.note(AccessKind::Read);
+                self.note(AccessKind::Write);
+                self.0.fetch_sub(value, ordering)
+            }
         }
     };
 }

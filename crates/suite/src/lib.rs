@@ -4,7 +4,7 @@
 //! ways of crossing a process boundary under the same workload.
 //!
 //! A program that measures calls [`init`] in the first line of `main` (benches and tests: [`test_support!`]), because the other side of every floor
-//! is the program itself, executed again. Each of `floor`, `latency`, `pending`, `asynchronous`, `throughput`, `waiting`, `start`, `payload`, `large`, `manager` and (with the
+//! is the program itself, executed again. Each of `floor`, `latency`, `pending`, `stream`, `asynchronous`, `throughput`, `waiting`, `start`, `payload`, `large`, `manager` and (with the
 //! feature of that name) `sandbox` has a function `measure`, which takes a [`Budget`] (`soak`: a number of calls) and returns its part of a
 //! [`BenchReport`]. [`targets::of`] compares the whole report with the project's targets. The functions pin the calling thread, so call them from
 //! one thread at a time.
@@ -32,6 +32,8 @@ pub mod latency;
 pub mod manager;
 pub mod payload;
 pub mod pending;
+// After `pending`, whose one-way calls it is compared with.
+pub mod stream;
 pub mod restart;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;

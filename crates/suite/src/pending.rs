@@ -49,7 +49,7 @@ pub fn subjects(callee: usize) -> Result<Vec<Subject>, BoxError> {
     ])
 }
 
-fn polling(callee: usize) -> Result<BridgeTransport, BoxError> {
+pub(crate) fn polling(callee: usize) -> Result<BridgeTransport, BoxError> {
     BridgeTransport::start(Wait::Spin, Some(callee))
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn raw_pipeline(depth: usize, callee: usize) -> Result<Subject, BoxEr
     Ok(Subject::averaged(pipeline_name(depth), CHUNK, move || floor.step()).answered_by(Some(pid)).polling())
 }
 
-fn raw_stream(callee: usize) -> Result<Subject, BoxError> {
+pub(crate) fn raw_stream(callee: usize) -> Result<Subject, BoxError> {
     let mut floor = RawStream::start(callee)?;
     let pid = floor.pid();
     let subject = Subject::custom("raw stream", move |batch| means(batch, SENT, || floor.take(SENT)));
@@ -101,7 +101,7 @@ fn batched(bridged: BridgeTransport) -> Subject {
 }
 
 /// Sends one-way calls, and flushes them.
-fn sent(bridged: BridgeTransport) -> Subject {
+pub(crate) fn sent(bridged: BridgeTransport) -> Subject {
     let (peer, mut total) = (bridged.peer(), 0);
     let subject = Subject::custom("callgate send", move |batch| {
         means(batch, SENT, || {

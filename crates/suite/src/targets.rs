@@ -37,6 +37,9 @@ const RULES: &[Rule] = &[
     ("pending", "callgate batch of 32", "callgate add", P50, Stated),
     ("pending", "callgate batch of 32", "raw pipeline 32 deep", P50, Stated),
     ("pending", "callgate send", "raw stream", P50, Stated),
+    // Items per second against calls per second, of at least 0.8.
+    ("stream", "callgate stream item", "callgate send", P50, AtMost(1.25)),
+    ("stream", "callgate stream item", "raw stream", P50, Stated),
     // Woken by the process's own reactor.
     ("async", "callgate await add", "callgate add", P50, AtMost(1.4)),
     ("async", "callgate await work 50 us", "eventfd and epoll, work 50 us", P50, AtMost(1.8)),

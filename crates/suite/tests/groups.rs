@@ -12,7 +12,8 @@ use callgate_suite::report::{BenchReport, Row};
 use callgate_suite::sandbox;
 use callgate_suite::{BoxError, Budget, Progress};
 use callgate_suite::{
-    asynchronous, floor, large, latency, manager, payload, pending, restart, soak, start, targets, throughput, waiting,
+    asynchronous, floor, large, latency, manager, payload, pending, restart, soak, start, stream, targets, throughput,
+    waiting,
 };
 use std::time::Duration;
 use support::within;
@@ -29,6 +30,7 @@ const GROUPS: &[(&str, Measure, &str, Option<&str>)] = &[
     ("floor", floor::measure, "eventfd", None),
     ("latency", latency::measure, "callgate add", Some("callgate add / ping-pong (p99.9)")),
     ("pending", pending::measure, "callgate send", Some("callgate begin 32 deep (p50, in ns)")),
+    ("stream", stream::measure, "callgate stream item", Some("callgate stream item / callgate send (p50)")),
     ("async", asynchronous::measure, asynchronous::CROWD, Some("memory of each of 10000 calls in flight (in bytes)")),
     ("throughput", throughput::measure, "callgate add 8 threads", Some("calls per second, 2 threads / 1 thread")),
     ("waiting", waiting, "gap 10 ms: adaptive", Some("hogs beside both: adaptive / spin 50 us (CPU time per call)")),

@@ -373,7 +373,8 @@ impl Mirror {
     }
 }
 
-static ECHO: Method = Method { service: "Mirror", name: "echo", index: 1, interface: None, idempotent: false };
+static ECHO: Method =
+    Method { service: "Mirror", name: "echo", index: 1, interface: None, idempotent: false, lends: false };
 
 #[test]
 fn a_longer_payload_touches_the_lines_that_it_fills_and_no_more() {

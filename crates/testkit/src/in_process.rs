@@ -39,7 +39,8 @@ impl Counter {
     }
 }
 
-static ADD: Method = Method { service: "Counter", name: "add", index: 1, interface: None, idempotent: false };
+static ADD: Method =
+    Method { service: "Counter", name: "add", index: 1, interface: None, idempotent: false, lends: false };
 
 /// A bridge without a child: the caller, and the parts from which to build a callee in the same process.
 pub(crate) struct Ends {

@@ -39,7 +39,8 @@ const SEGMENTS: usize = 12;
 /// All of the parent's boxes are smaller than this, in bytes.
 const BOX: usize = 9000;
 
-static CALL: Method = Method { service: "Nothing", name: "call", index: 1, interface: None, idempotent: false };
+static CALL: Method =
+    Method { service: "Nothing", name: "call", index: 1, interface: None, idempotent: false, lends: false };
 
 type ByteBox = SharedBox<[u8]>;
 

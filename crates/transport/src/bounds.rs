@@ -51,6 +51,8 @@
 //! | resource | who can take it | bound | what counts it | until when |
 //! |---|---|---|---|---|
 //! | nested calls | the other side of a pair | [`MAX_NESTED`] | `engine/nest.rs` | the call returns |
+//! | open streams of a worker | the calling side | [`MAX_STREAMS`] | `engine/streams.rs` | the stream ends or is dropped |
+//! | items asked for ahead | a child | [`MAX_AHEAD`] | `engine/caller/stream.rs` | the item is taken |
 //! | needless wakes | either side | [`MAX_SPURIOUS`] | `doorbell.rs` | the wait ends |
 //!
 //! # A hub
@@ -149,6 +151,10 @@ pub const MAX_BODY: usize = 16 << 10;
 
 /// Levels of nested calls.
 pub const MAX_NESTED: u32 = 64;
+/// Streams that a worker keeps open.
+pub const MAX_STREAMS: usize = 1024;
+/// Items of a stream that its caller asks for before it takes them.
+pub const MAX_AHEAD: u32 = 16;
 /// Spurious wakes in one wait after which the waiter no longer trusts the shared word, and naps between looks.
 pub const MAX_SPURIOUS: u32 = 64;
 

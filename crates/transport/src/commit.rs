@@ -42,8 +42,14 @@ pub enum Kind {
     Withdrawn = 12,
     /// Request: nothing. Reply: everything sent before on this lane has been carried out.
     Flush = 13,
+    /// Reply: the method calls back; the payload is the callback's arguments, bits 1 to 15 of the call word its number.
+    Ask = 14,
+    /// Request: what the callback returned, which the last reply asked for.
+    Answer = 15,
+    /// Request: nobody wants the value of the method that the last reply was about: end it.
+    Unwind = 16,
     /// Request: withdraw the call whose position is the call word, which has started. Only where calls are tasks.
-    Cancel = 14,
+    Cancel = 17,
 }
 
 /// Set in the kind's byte if the payload lies in an arena block and the slot holds a [`BlockRef`].
@@ -72,7 +78,10 @@ impl Kind {
             11 => Self::Beyond,
             12 => Self::Withdrawn,
             13 => Self::Flush,
-            14 => Self::Cancel,
+            14 => Self::Ask,
+            15 => Self::Answer,
+            16 => Self::Unwind,
+            17 => Self::Cancel,
             _ => return None,
         })
     }
@@ -290,7 +299,9 @@ mod tests {
             let word = 1 << 32 | len << 8 | Kind::Call as u64;
             assert!(Commit::checked(word, line, 48).is_err(), "length {len}");
         }
-        for kind in (0..=255u64).filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13].contains(&(kind & 0x3f))) {
+        for kind in (0..=255u64)
+            .filter(|kind| ![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17].contains(&(kind & 0x3f)))
+        {
             assert!(Commit::checked(1 << 32 | kind, line, 48).is_err(), "kind {kind}");
         }
     }

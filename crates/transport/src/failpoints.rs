@@ -44,6 +44,10 @@ steps! {
     ParentParking = "parent.parking", "A caller has said that it sleeps, and is about to.";
     ParentReplySeen = "parent.reply-seen", "A reply is there, and has not been read.";
     ParentReplyReleased = "parent.reply-released", "A reply has been read and released.";
+    ParentAskSeen = "parent.ask-seen", "A method has called back; its arguments have been read, and the callback has not run.";
+    ParentCalledBack = "parent.called-back", "A callback has returned, and the child has not been told.";
+    ParentAnswerSent = "parent.answer-sent", "What a callback returned has been published.";
+    ParentUnwindSent = "parent.unwind-sent", "The child has been told that a method that called back is not wanted any more.";
     ParentFollowing = "parent.following", "Part of an announced reply has been copied while it is written.";
     ParentNeedHeard = "parent.need-heard", "The child has asked for memory for a reply.";
     ParentReplySegmentCreated = "parent.reply-segment-created", "A segment for replies exists, and the child does not have it.";
@@ -72,6 +76,9 @@ steps! {
     ChildReturned = "child.returned", "The method has returned, and nothing of its result been written.";
     ChildConstructed = "child.constructed", "The constructor has returned, and the parent has not been told.";
     ChildBound = "child.bound", "The child knows a bridged trait, and the parent has not been told.";
+    ChildAskWritten = "child.ask-written", "What a method asks its callback has been written, and not published.";
+    ChildAsked = "child.asked", "What a method asks its callback has been published; the answer has not been waited for.";
+    ChildAnswerSeen = "child.answer-seen", "A request has come within a method that called back: the answer, or a call of the callback's.";
     ChildBlockAllocated = "child.block-allocated", "A reply has a block for what outgrows its slot.";
     ChildNeedSent = "child.need-sent", "The child has asked for memory for a reply.";
     ChildGrantHeard = "child.grant-heard", "The child has been sent a segment for replies, and has not said that it has mapped it.";

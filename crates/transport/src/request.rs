@@ -2,7 +2,7 @@
 //!
 //! Relies on `archive` to validate them: the bytes are only as correct as the `Serialize` of the caller's types. Never copies.
 
-use crate::archive::access_until;
+use crate::archive::{access_until, copy_out};
 use crate::bare::Plain;
 use crate::commit::ALIGN;
 use crate::copy_buffer::read_copy;
@@ -52,6 +52,13 @@ impl<'a> RequestSpan<'a> {
     /// The payload of a request that has been copied.
     pub fn copied(bytes: &'a AlignedVec<ALIGN>) -> Self {
         Self(Span::of(bytes))
+    }
+
+    /// A private copy of the payload, which [`copied`](Self::copied) reads as this does.
+    pub fn to_private(self) -> AlignedVec<ALIGN> {
+        let mut copy = AlignedVec::new();
+        copy_out(self.0, &mut copy);
+        copy
     }
 
     /// Makes an `A` from the payload.

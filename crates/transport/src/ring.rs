@@ -208,7 +208,8 @@ impl Withdrawer {
 /// The reading end of a ring.
 pub struct Consumer {
     slots: Slots,
-    position: u64,
+    /// A cell: a callee moves on while the request that it has taken is still borrowed.
+    position: Cell<u64>,
     /// The longest payload whose lines are written together; 0 if slots have only one line.
     staged: usize,
     /// Whether to fetch more than the first line while polling: the last frame was no longer than `staged`. A producer does not have the lines of a
@@ -255,19 +256,26 @@ impl Frame<'_> {
     pub fn answers(&self) -> usize {
         (self.call as u32 >> ANSWERS) as usize
     }
+
+    /// Whether the producer has withdrawn it, if it is a request that has not been answered.
+    #[inline(always)]
+    pub fn is_withdrawn(&self) -> bool {
+        // Relaxed: nothing is read on the strength of this.
+        Commit::is_withdrawn(self.line.commit.load(Relaxed))
+    }
 }
 
 impl Consumer {
     /// The consumer of a ring whose next frame has `position`.
     pub fn new(slots: Slots, position: u64) -> Self {
         let staged = if slots.capacity() >= Stage::LEN { Stage::LEN } else { 0 };
-        Self { slots, position, staged, fetches: Cell::new(staged > 0) }
+        Self { slots, position: Cell::new(position), staged, fetches: Cell::new(staged > 0) }
     }
 
     /// The position of the next frame.
     #[inline(always)]
     pub fn position(&self) -> u64 {
-        self.position
+        self.position.get()
     }
 
     /// Fetches the lines behind the next frame's first, which the producer writes before it: then they arrive with it, not after it. Call it each time
@@ -275,7 +283,7 @@ impl Consumer {
     #[inline(always)]
     pub fn fetch_lines(&self) {
         if self.fetches.get() {
-            self.slots.fetch_behind(self.position);
+            self.slots.fetch_behind(self.position());
         }
     }
 
@@ -283,26 +291,26 @@ impl Consumer {
     #[inline(always)]
     pub fn is_ready(&self) -> bool {
         // Acquire: the frame is read after this. Pairs with the Release in `Producer::publish`.
-        Commit::is_at(self.slots.line(self.position).commit.load(Acquire), self.position)
+        Commit::is_at(self.slots.line(self.position()).commit.load(Acquire), self.position())
     }
 
     /// Whether the next frame has been published, or more of it is announced than `seen`. Reads one cache line, the frame's own.
     #[inline(always)]
     pub fn has_more(&self, seen: &Seen) -> bool {
         self.fetch_lines();
-        let line = self.slots.line(self.position);
+        let line = self.slots.line(self.position());
         // Acquire: as in `is_ready`.
         let word = line.commit.load(Acquire);
         // Relaxed: to be read again with Acquire, in `mark`, by who copies.
-        Commit::is_begun(word, self.position) && (word != seen.word || line.inline[MARK].load(Relaxed) > seen.mark)
+        Commit::is_begun(word, self.position()) && (word != seen.word || line.inline[MARK].load(Relaxed) > seen.mark)
     }
 
     /// The announcement of the next frame, if it is being written.
     pub fn announced(&self) -> Option<Announcement> {
-        let line = self.slots.line(self.position);
+        let line = self.slots.line(self.position());
         // Acquire, C1: the block is read after this. Pairs with the Release P2 in `Claim::announce`.
         let word = line.commit.load(Acquire);
-        if !Commit::is_writing(word, self.position) {
+        if !Commit::is_writing(word, self.position()) {
             return None;
         }
         // C2.
@@ -314,13 +322,13 @@ impl Consumer {
     pub fn still_says(&self, word: u64) -> bool {
         // C3: pairs with P5 in `Claim::take_back`.
         fence(Acquire);
-        self.slots.line(self.position).commit.load(Relaxed) == word
+        self.slots.line(self.position()).commit.load(Relaxed) == word
     }
 
     /// How many of the announced block's first bytes are final, if the announcement still stands.
     pub fn mark(&self) -> u64 {
         // Acquire, C4: the bytes are copied after this. Pairs with the Release P3 in `Claim::advance`.
-        self.slots.line(self.position).inline[MARK].load(Acquire)
+        self.slots.line(self.position()).inline[MARK].load(Acquire)
     }
 
     /// The next frame, `None` if it has not been published.
@@ -330,7 +338,7 @@ impl Consumer {
     /// The breach, if no healthy peer could have written the frame.
     #[inline(always)]
     pub fn take(&self) -> Result<Option<Frame<'_>>, &'static str> {
-        self.take_at(self.position)
+        self.take_at(self.position())
     }
 
     /// The frame at `position`, which no later frame has replaced; `None` if it has not been published.
@@ -357,12 +365,12 @@ impl Consumer {
     /// The next frame, if it has `position` and is plain: a call, or its value, in a slot, that carries nothing.
     #[inline(always)]
     pub fn take_plain(&self, position: u64) -> Option<Frame<'_>> {
-        let (line, payload) = (self.slots.line(self.position), self.slots.payload(self.position));
+        let (line, payload) = (self.slots.line(self.position()), self.slots.payload(self.position()));
         // Acquire: as in `is_ready`.
         let word = line.commit.load(Acquire);
         let len = Commit::plain_len(word, position, payload.len())?;
         let call = line.call.load(Relaxed);
-        if call != 0 || position != self.position {
+        if call != 0 || position != self.position() {
             return None;
         }
         self.fetches.set(len <= self.staged);
@@ -393,17 +401,10 @@ impl Consumer {
         Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload }))
     }
 
-    /// Whether the producer has withdrawn the request at `position`, which has been taken and not answered.
-    #[inline(always)]
-    pub fn is_withdrawn(&self, position: u64) -> bool {
-        // Relaxed: nothing is read on the strength of this.
-        Commit::is_withdrawn(self.slots.line(position).commit.load(Relaxed))
-    }
-
     /// Releases the next frame and moves on.
     #[inline(always)]
-    pub fn release(&mut self) {
-        self.position = self.position.wrapping_add(1);
+    pub fn release(&self) {
+        self.position.set(self.position().wrapping_add(1));
     }
 
     /// How many slots the ring has.

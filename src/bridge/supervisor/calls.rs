@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Phase, SupervisedChild, Supervisor, SupervisorState};
-use callgate_engine::caller::CallContext;
+use callgate_engine::caller::{CallContext, Callbacks, Caller};
 use callgate_engine::service::Method;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::{CallError, Payload, Started};
@@ -28,12 +28,35 @@ impl Supervisor {
         args: A,
         timeout: Option<Duration>,
     ) -> Result<R, CallError> {
-        let context = &CallContext::new(method, timeout);
+        self.attempt(&CallContext::new(method, timeout), args, |caller, context, args| caller.call_again(context, args))
+    }
+
+    /// Calls a method that calls back, likewise. It is not repeated once a callback has run.
+    pub(in crate::bridge) fn converse<A: Request, R: Reply>(
+        &self,
+        method: &'static Method,
+        args: A,
+        timeout: Option<Duration>,
+        callbacks: &mut Callbacks<'_>,
+    ) -> Result<R, CallError> {
+        self.attempt(&CallContext::new(method, timeout), args, |caller, context, args| {
+            caller.call_conversing(context, args, callbacks)
+        })
+    }
+
+    /// Makes a call to the current child, then to its successors.
+    #[inline(always)]
+    fn attempt<A: Request, R: Reply>(
+        &self,
+        context: &CallContext,
+        args: A,
+        mut call: impl FnMut(&Caller, &CallContext, &mut Option<A>) -> Result<R, CallError>,
+    ) -> Result<R, CallError> {
         let child = self.current.load();
         if child.is_over() && self.restart.is_some() {
-            return self.call_on(&*self.successor_slow(&child, context)?, context, args);
+            return self.call_on(&*self.successor_slow(&child, context)?, context, args, &mut call);
         }
-        self.call_on(&child, context, args)
+        self.call_on(&child, context, args, &mut call)
     }
 
     /// Makes a call to `child`, then to its successors.
@@ -43,10 +66,11 @@ impl Supervisor {
         child: &SupervisedChild,
         context: &CallContext,
         args: A,
+        call: &mut impl FnMut(&Caller, &CallContext, &mut Option<A>) -> Result<R, CallError>,
     ) -> Result<R, CallError> {
         let mut args = Some(args);
-        match child.caller.call_again(context, &mut args) {
-            Err(error) => self.call_again_slow(child, context, args, error),
+        match call(&child.caller, context, &mut args) {
+            Err(error) => self.call_again_slow(child, context, args, call, error),
             done => done,
         }
     }
@@ -58,6 +82,7 @@ impl Supervisor {
         child: &SupervisedChild,
         context: &CallContext,
         mut args: Option<A>,
+        call: &mut impl FnMut(&Caller, &CallContext, &mut Option<A>) -> Result<R, CallError>,
         mut error: CallError,
     ) -> Result<R, CallError> {
         let (mut generation, mut starts, mut lost) = (child.generation, 0, None);
@@ -71,7 +96,7 @@ impl Supervisor {
                 break;
             }
             let Some(child) = self.after(generation, context.deadline()) else { break };
-            match child.caller.call_again(context, &mut args) {
+            match call(&child.caller, context, &mut args) {
                 Err(another) => (error, generation) = (another, child.generation),
                 done => return done,
             }
@@ -98,6 +123,23 @@ impl Supervisor {
             return Ok(child);
         }
         Err(self.down(dead, context))
+    }
+
+    /// The child for a call that waits for one.
+    ///
+    /// # Errors
+    ///
+    /// `Down` if calls do not wait for the next child, or none came in time.
+    pub(in crate::bridge) fn living(
+        &self,
+        method: &'static Method,
+        timeout: Option<Duration>,
+    ) -> Result<Arc<SupervisedChild>, CallError> {
+        let child = self.current();
+        match child.is_over() && self.restart.is_some() {
+            true => self.successor_slow(&child, &CallContext::new(method, timeout)),
+            false => Ok(child),
+        }
     }
 
     /// The child for a call that does not wait.

@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::{Settle, WaitedBy};
+use super::settle::{Settle, WaitedBy, Wakes};
 use super::shared_lane::{LaneState, SharedLane};
 use super::{CallContext, Caller, LaneClaim};
 use crate::gate::{Attendant, Gate};
@@ -71,13 +71,15 @@ impl Caller {
             let has_cancels = self.is_unordered && self.send_cancels(claim);
             self.send_queued(claim);
             let (mut has_task, index) = (!self.queue.is_empty() || has_cancels, claim.index());
+            claim.is_watched = true;
             for (_, call) in &claim.pending {
                 match call.waited_by() {
                     WaitedBy::Thread => return Some((index, call.clone())),
-                    WaitedBy::Task => has_task = true,
+                    WaitedBy::Task | WaitedBy::Caller => has_task = true,
                     WaitedBy::None | WaitedBy::Abandoned => {}
                 }
             }
+            claim.is_watched = has_task;
             failpoints::reach(Step::ParentAttended);
             if !has_task || !may_listen || claim.is_idle() {
                 claim.disarm();
@@ -89,11 +91,21 @@ impl Caller {
         }
     }
 
+    /// Has this thread attend to the lane as it leaves, if it may have taken from others what they rely on: the lane's bell, or a turn. Whoever has begun to
+    /// wait since the lane was last attended to has wanted it, so that it is attended to anyway.
+    #[inline]
+    pub(super) fn owe_others(&self, claim: &mut LaneClaim<'_>) {
+        if claim.is_watched || !self.queue.is_empty() {
+            claim.owe();
+        }
+    }
+
     /// Does what can be done while this thread has a lane and waits for a reply.
     #[cold]
     pub(super) fn attend_while_waiting(&self, claim: &mut LaneClaim<'_>) {
         claim.clear_want();
-        if self.workers == 1 || self.is_unordered {
+        // Between the turns of a conversation comes nothing from others.
+        if (self.workers == 1 || self.is_unordered) && !claim.is_borrowed() {
             self.send_cancels(claim);
             self.send_queued(claim);
         }
@@ -103,7 +115,13 @@ impl Caller {
     /// Takes the replies that are there: gives them to their calls, and drops those that nobody wants any more. Never takes more replies than there are
     /// unanswered requests. Returns whether the next reply is worth listening for.
     pub(super) fn settle_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
-        while !claim.is_idle() && claim.is_answered() {
+        // There is no reply at the position of the next request.
+        self.settle_before(claim, claim.position())
+    }
+
+    /// The same for the replies before `position`.
+    pub(super) fn settle_before(&self, claim: &mut LaneClaim<'_>, position: u64) -> bool {
+        while !claim.is_idle() && !claim.is_due(position) && claim.is_answered() {
             match claim.next_call() {
                 Some(call) if call.settle(self, claim) => drop(claim.pending.pop_front()),
                 // The child has taken it back.
@@ -124,22 +142,23 @@ impl Caller {
     /// that one listens again.
     fn move_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
         while !claim.is_idle() && claim.is_answered() {
-            let next = claim.next_call();
-            if let Some(call) = next.filter(|call| call.waited_by() != WaitedBy::Abandoned) {
-                let Some(reply) = self.move_next(claim) else {
-                    self.leave_to_others(claim);
-                    return false;
-                };
-                claim.pending.pop_front();
-                call.hold(reply);
-                continue;
-            }
-            let is_abandoned = claim.next_call().is_some();
-            if !self.drop_ready(claim) {
-                return false;
-            }
-            if is_abandoned {
-                claim.pending.pop_front();
+            match claim.next_call() {
+                Some(call) if matches!(call.waited_by(), WaitedBy::Abandoned | WaitedBy::Caller) => {
+                    if !call.settle(self, claim) {
+                        break;
+                    }
+                    claim.pending.pop_front();
+                }
+                Some(call) => {
+                    let Some(reply) = self.move_next(claim) else {
+                        self.leave_to_others(claim);
+                        return false;
+                    };
+                    claim.pending.pop_front();
+                    call.hold(reply);
+                }
+                None if self.drop_ready(claim) => {}
+                None => return false,
             }
         }
         true
@@ -191,7 +210,11 @@ impl Caller {
 /// The child has rung, or has ended.
 impl Reactive for Caller {
     fn react(&self) -> bool {
-        let found = |found, lane: &SharedLane| self.attend_at(&lane.gate, Caller::move_ready) || found;
+        let is_over = self.peer.peer_status.exit().is_some();
+        let found = |found, lane: &SharedLane| {
+            let has_task = lane.wake_task(is_over);
+            self.attend_at(&lane.gate, Caller::move_ready) || has_task || found
+        };
         self.lanes.iter().fold(false, found)
     }
 }
@@ -206,7 +229,7 @@ pub(super) struct Timers {
 
 #[derive(Default)]
 struct DueCalls {
-    calls: BTreeMap<(Instant, u64), Weak<dyn Settle>>,
+    calls: BTreeMap<(Instant, u64), Weak<dyn Wakes>>,
     numbered: u64,
     /// When the watcher looks.
     looks: BTreeSet<Instant>,
@@ -230,7 +253,7 @@ impl Timers {
     }
 
     /// Wakes the call's task at this time. Returns what cancels that.
-    pub fn wake_at<S: Settle + 'static>(&self, at: Instant, call: &Arc<S>) -> (Instant, u64) {
+    pub fn wake_at<S: Wakes + 'static>(&self, at: Instant, call: &Arc<S>) -> (Instant, u64) {
         let mut due = self.due.lock();
         let call: Weak<S> = Arc::downgrade(call);
         let timer = (at, due.numbered);

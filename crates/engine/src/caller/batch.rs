@@ -5,13 +5,15 @@
 #![forbid(unsafe_code)]
 
 use super::Caller;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Weak;
 
 /// The workers that must be notified: those that calls were published for since the batch began.
 type ToNotify = Vec<(Weak<Caller>, u32)>;
 
 thread_local! {
+    /// Whether this thread is in a batch. Beside it, because that is asked at every call.
+    static IS_IN_BATCH: Cell<bool> = const { Cell::new(false) };
     static BATCH: RefCell<Option<ToNotify>> = const { RefCell::new(None) };
 }
 
@@ -20,10 +22,11 @@ pub fn batch<R>(begin: impl FnOnce() -> R) -> R {
     struct End;
     impl Drop for End {
         fn drop(&mut self) {
+            IS_IN_BATCH.set(false);
             notify(BATCH.take());
         }
     }
-    if BATCH.with_borrow(Option::is_some) {
+    if IS_IN_BATCH.replace(true) {
         return begin();
     }
     BATCH.set(Some(Vec::new()));
@@ -32,7 +35,15 @@ pub fn batch<R>(begin: impl FnOnce() -> R) -> R {
 }
 
 /// Notifies for the calls that this thread's batch has begun so far, because it is about to wait for one.
+#[inline(always)]
 pub(super) fn notify_begun() {
+    if IS_IN_BATCH.get() {
+        notify_begun_slow();
+    }
+}
+
+#[cold]
+fn notify_begun_slow() {
     let begun = BATCH.with_borrow_mut(|batch| batch.as_mut().map(std::mem::take));
     notify(begun);
 }
@@ -45,7 +56,12 @@ fn notify(workers: Option<ToNotify>) {
 
 impl Caller {
     /// Leaves it to the end of this thread's batch to notify the worker of a lane. Returns whether there is a batch.
+    #[inline(always)]
     pub(super) fn is_in_batch(&self, lane: u32) -> bool {
+        IS_IN_BATCH.get() && self.note_in_batch(lane)
+    }
+
+    fn note_in_batch(&self, lane: u32) -> bool {
         let worker = lane % self.workers;
         BATCH.with_borrow_mut(|batch| {
             let Some(batch) = batch else { return false };

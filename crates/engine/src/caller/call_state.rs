@@ -3,7 +3,8 @@
 //! | state | next | who | when |
 //! |---|---|---|---|
 //! | New | Queued | the caller | every lane is full: the request is in the [queue](super::queue) |
-//! | New, Queued | Sent | the caller; whoever has a lane with room | just before the request is published |
+//! | – | Sent | the caller | the request has been published on a lane with room |
+//! | Queued | Sent | whoever has a lane with room | just before the request is published |
 //! | Sent | Moved | the reactor | the reply is there, and no thread of the call's own takes it now |
 //! | any | Done | whoever has the lane; the caller; whoever notices the end | the outcome is known |
 //! | Moved, Done | Taken | the call's owner | it has the outcome |
@@ -12,7 +13,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::{self, Settle, WaitedBy};
+use super::settle::{self, Settle, WaitedBy, Wakes};
 use super::{CallContext, Caller, LaneClaim};
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::Deadline;
@@ -26,6 +27,8 @@ use std::time::Instant;
 /// The state that a call's owner shares with whoever has its lane.
 pub(super) struct Call<R> {
     pub(super) context: CallContext,
+    /// The lane and the position where it was sent as it began; `None` if it was queued.
+    pub(super) sent: Option<(u32, u64)>,
     pub(super) state: Mutex<CallState<R>>,
     /// Notified when the outcome is there, or the thread may have the lane.
     changed: Condvar,
@@ -72,22 +75,17 @@ pub(super) enum CallPlace {
 
 impl<R: Reply> Call<R> {
     pub(super) fn new(context: CallContext) -> Self {
-        let state = CallState {
-            phase: CallPhase::New,
-            waker: None,
-            is_abandoned: false,
-            is_awaited: false,
-            turn: None,
-            timer: None,
-        };
-        Self { context, state: Mutex::new(state), changed: Condvar::new() }
+        Self::in_phase(CallPhase::New, context, None)
     }
 
-    /// A call whose request has been sent.
+    /// A call whose request has just been published.
     pub(super) fn sent(context: CallContext, (lane, position): (u32, u64)) -> Self {
-        let call = Self::new(context);
-        call.state.lock().phase = CallPhase::Sent { lane, position };
-        call
+        Self::in_phase(CallPhase::Sent { lane, position }, context, Some((lane, position)))
+    }
+
+    fn in_phase(phase: CallPhase<R>, context: CallContext, sent: Option<(u32, u64)>) -> Self {
+        let state = CallState { phase, waker: None, is_abandoned: false, is_awaited: false, turn: None, timer: None };
+        Self { context, sent, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     pub(super) fn finish(&self, outcome: Result<R, CallError>) {
@@ -149,6 +147,13 @@ impl<R: Reply> Call<R> {
 
     pub(super) fn has_outcome(&self) -> bool {
         self.state.lock().phase.has_outcome()
+    }
+
+    /// Notes that no thread waits for it any more. Returns the lane that it was given and has not used.
+    pub(super) fn end_wait(&self) -> Option<u32> {
+        let mut state = self.state.lock();
+        state.is_awaited = false;
+        state.turn.take()
     }
 }
 
@@ -212,7 +217,9 @@ impl<R: Reply> Settle for Call<R> {
         }
         state.is_awaited
     }
+}
 
+impl<R: Reply> Wakes for Call<R> {
     fn wake(&self) {
         let waker = self.state.lock().waker.take();
         settle::wake(waker);

@@ -9,6 +9,7 @@ use super::batch;
 use super::settle::Exactness;
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
 use crate::lane::{CallerLane, Frame, SendError};
+use crate::peer_status::Cause;
 use callgate_transport::commit::Kind;
 use callgate_transport::decoder::Decoder;
 use callgate_transport::doorbell::{Deadline, Waited};
@@ -110,17 +111,27 @@ impl Caller {
         position
     }
 
-    /// The same for a call that no thread waits in, which may be part of a batch.
+    /// Publishes the written request of a call that no thread waits in; returns its position. Nobody is woken for it before
+    /// [`announce_begun`](Self::announce_begun): what is done between the two costs nothing while the processor gets the slot's line, for which the fence
+    /// of the announcement would wait.
+    #[inline(always)]
     pub(super) fn publish_begun(&self, lane: &mut LaneClaim<'_>, ask: Ask, len: usize, context: &CallContext) -> u64 {
-        if !self.is_in_batch(lane.index()) {
-            return self.publish_on(lane, ask, len, context);
-        }
         let position = lane.position();
+        failpoints::reach(Step::ParentRequestWritten);
         if let Some(deadline) = context.deadline().instant() {
             self.note_deadline(lane, deadline);
         }
         lane.publish_quietly(ask.kind, ask.call, len, &*self.pool);
         position
+    }
+
+    /// Notifies the worker of a request that was published, at the end of the batch if there is one.
+    #[inline(always)]
+    pub(super) fn announce_begun(&self, lane: &LaneClaim<'_>) {
+        if !self.is_in_batch(lane.index()) {
+            lane.notify();
+        }
+        failpoints::reach(Step::ParentPublished);
     }
 
     /// Writes a request again that found all memory in use: frees what late replies on other lanes hold, and waits for memory as long as `alloc`
@@ -160,6 +171,7 @@ impl Caller {
             if kind == Kind::Call
                 && let Some(frame) = lane.replies().take_plain(position)
             {
+                // Not by `take_plain`: to return an option of the outcome costs 18 instructions.
                 let value = self.value(&frame, context);
                 self.release(lane, false);
                 return value;
@@ -197,6 +209,20 @@ impl Caller {
                 },
             }
         }
+    }
+
+    /// Takes the reply to the request at `position` if it is the next one, there, and like nearly all.
+    #[inline(always)]
+    pub(super) fn take_plain<R: Reply>(
+        &self,
+        lane: &mut LaneClaim<'_>,
+        position: u64,
+        context: &CallContext,
+    ) -> Option<Result<R, CallError>> {
+        let frame = lane.replies().take_plain(position)?;
+        let value = self.value(&frame, context);
+        self.release(lane, false);
+        Some(value)
     }
 
     /// Takes the reply to the request at `position` if it is there, dropping late replies to requests before it. Never waits.
@@ -272,7 +298,7 @@ impl Caller {
 
     /// Gives the next reply to the pending call that it belongs to, or drops it.
     #[cold]
-    fn pass_next(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
+    pub(super) fn pass_next(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         match lane.next_call() {
             Some(call) if call.settle(self, lane) => drop(lane.pending.pop_front()),
             // The child has taken it back.
@@ -320,11 +346,15 @@ impl Caller {
     pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         batch::notify_begun();
         // Others may have calls here, and may rely on this lane's bell.
-        lane.owe();
+        self.owe_others(lane);
         loop {
             self.settle_ready(lane);
             if lane.credit() > 0 {
                 return Ok(());
+            }
+            // What such a peer has written stays, and looks like a reply for ever.
+            if let Some(Cause::Corrupt(_)) = self.peer.peer_status.cause() {
+                return Err(self.over(Started::No, context));
             }
             match lane.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {
                 Waited::Ready if !context.deadline().has_passed() => {}
@@ -339,6 +369,16 @@ impl Caller {
     /// Releases the reply that was taken, and takes back what its request carried. `carries` = the reply carried something.
     #[inline(always)]
     pub fn release(&self, lane: &mut CallerLane, carries: bool) {
+        if carries || lane.has_more_to_release() {
+            self.release_slow(lane, carries);
+        } else {
+            lane.release_reply();
+        }
+        failpoints::reach(Step::ParentReplyReleased);
+    }
+
+    #[cold]
+    fn release_slow(&self, lane: &mut CallerLane, carries: bool) {
         let carries = if lane.has_one_way() { self.acknowledge_slow(lane) | carries } else { carries };
         if let Some(attachments) = lane.release(carries) {
             self.pool.on(|pool, source| pool.arrived(attachments, source));
@@ -346,7 +386,6 @@ impl Caller {
         if carries {
             self.hold.used();
         }
-        failpoints::reach(Step::ParentReplyReleased);
     }
 
     /// The decoder for replies.

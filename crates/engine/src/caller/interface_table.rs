@@ -14,7 +14,7 @@ impl Caller {
     /// The number by which the child knows an interface. The first call tells the child.
     #[inline]
     pub(super) fn interface_number(&self, interface: InterfaceId, context: &CallContext) -> Result<u64, CallError> {
-        match self.introduction((interface.dispatch)(self.dispatches)) {
+        match self.introduction((interface.dispatch)(self.is_unordered)) {
             Some((number, known)) if known.bound.get().is_some() => Ok(number),
             _ => self.bind_slow(interface, context),
         }
@@ -74,7 +74,7 @@ impl Caller {
         if (interface.service)() != self.service {
             return Err(refused("its trait belongs to another service"));
         }
-        let address = (interface.dispatch)(self.dispatches);
+        let address = (interface.dispatch)(self.is_unordered);
         let place = (Image::current().offset_of(address).unwrap_or(u64::MAX), (interface.key)());
         // GateGuard for a moment only, never while waiting.
         let _entering = self.entering.lock();

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::batch;
+use super::settle::{TaskWaker, Wakes};
 use super::shared_lane::SharedLane;
 use super::{CallContext, Caller, LANE_SLICE, LaneClaim};
 use crate::current;
@@ -16,6 +17,7 @@ use callgate_os::sync::AtomicU32;
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::error::{CallError, Started};
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// One in this many lanes between two clients is reserved for calls that are not nested.
@@ -23,39 +25,54 @@ const KEPT: usize = 5;
 
 /// Where threads wait for a lane.
 pub(super) struct Freed {
+    /// How many threads and tasks wait.
     waiting: AtomicU32,
-    lock: Mutex<()>,
+    /// The tasks among them.
+    lock: Mutex<Vec<Arc<TaskWaker>>>,
     changed: Condvar,
 }
 
 impl Freed {
     pub(super) fn new() -> Self {
-        Self { waiting: AtomicU32::new(0), lock: Mutex::new(()), changed: Condvar::new() }
+        Self { waiting: AtomicU32::new(0), lock: Mutex::default(), changed: Condvar::new() }
     }
 
     /// A thread is about to want lanes, and to [wait](Self::wait) if it gets none.
-    fn enter(&self) -> MutexGuard<'_, ()> {
+    fn enter(&self) -> MutexGuard<'_, Vec<Arc<TaskWaker>>> {
         let guard = self.lock.lock();
         // Relaxed: published by the gate's word when the lanes are wanted.
         self.waiting.store(self.waiting.load(Relaxed) + 1, Relaxed);
         guard
     }
 
-    fn wait(&self, mut guard: MutexGuard<'_, ()>, until: Instant) {
+    fn wait(&self, mut guard: MutexGuard<'_, Vec<Arc<TaskWaker>>>, until: Instant) {
         self.changed.wait_until(&mut guard, until);
         self.leave(&guard);
     }
 
-    fn leave(&self, _: &MutexGuard<'_, ()>) {
+    fn leave(&self, _: &MutexGuard<'_, Vec<Arc<TaskWaker>>>) {
         self.waiting.store(self.waiting.load(Relaxed) - 1, Relaxed);
+    }
+
+    /// A task is about to want lanes, and is woken when one is left.
+    pub(super) fn enter_task(&self, task: &Arc<TaskWaker>) {
+        let mut guard = self.enter();
+        match guard.iter().any(|other| Arc::ptr_eq(other, task)) {
+            true => self.leave(&guard),
+            false => guard.push(task.clone()),
+        }
     }
 
     /// A wanted lane has been left.
     pub(super) fn notify(&self) {
         // Relaxed: the gate's word has been read since.
         if self.waiting.load(Relaxed) > 0 {
-            let _guard = self.lock.lock();
+            let mut guard = self.lock.lock();
             self.changed.notify_all();
+            let tasks = std::mem::take(&mut *guard);
+            tasks.iter().for_each(|_| self.leave(&guard));
+            drop(guard);
+            tasks.iter().for_each(|task| task.wake());
         }
     }
 }
@@ -91,6 +108,14 @@ impl Caller {
 
     #[inline(never)]
     fn claim_slow(&self, call: u64, context: &mut CallContext) -> Result<Option<(LaneClaim<'_>, u64)>, CallError> {
+        if let Some(lane) = self.lent_lane() {
+            let Some(mut claim) = lane.gate.borrow(self) else { return Ok(None) };
+            context.inherit(claim.deadline);
+            if claim.credit() == 0 {
+                self.await_idle(&mut claim, context)?;
+            }
+            return Ok(Some((claim, call)));
+        }
         let Some(at) = nest::current() else {
             if self.peer.peer_status.is_over() {
                 return Err(self.over(Started::No, context));
@@ -131,17 +156,27 @@ impl Caller {
         claim.is_idle().then_some(claim)
     }
 
+    /// This thread's own lane, if it has room for a request. Where other lanes or calls come first, `None`.
+    #[inline(always)]
+    pub(super) fn claim_own_with_room(&self) -> Option<LaneClaim<'_>> {
+        let lane = self.lanes.get(nest::own_lane()).filter(|_| self.workers == 1)?;
+        if lane.has_one_way.load(Relaxed) != 0 || !self.queue.is_empty() {
+            return None;
+        }
+        lane.gate.try_claim(self).filter(|claim| claim.credit() > 0)
+    }
+
     /// A lane with room for as many requests. Several workers do not wait for each other: then one with nothing under way comes first.
     pub(super) fn claim_with_room(
         &self,
         requests: u64,
         context: &CallContext,
     ) -> Result<Option<LaneClaim<'_>>, CallError> {
-        if let Some(lane) = self.one_way_lane() {
+        if let Some(lane) = self.closing_lane(context).or_else(|| self.one_way_lane()) {
             let Some(mut claim) = self.lanes[lane].gate.try_claim(self) else { return Ok(None) };
             self.settle_ready(&mut claim);
             self.forget_one_way(&claim);
-            claim.owe();
+            self.owe_others(&mut claim);
             return Ok((claim.credit() >= requests).then_some(claim));
         }
         let preferred = self.preferred_lane();
@@ -155,7 +190,7 @@ impl Caller {
             let Some(mut claim) = lane.gate.try_claim(self) else { continue };
             if claim.credit() < requests {
                 self.settle_ready(&mut claim);
-                claim.owe();
+                self.owe_others(&mut claim);
             }
             if claim.credit() >= requests && may_nest(&claim) {
                 return Ok(Some(claim));

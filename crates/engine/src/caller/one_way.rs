@@ -49,8 +49,12 @@ impl Caller {
     ) -> Result<(), CallError> {
         let context = CallContext::new(method, timeout);
         let call = self.call_word(method, &context)?;
+        self.may_wait_here(&context)?;
         if let Some(at) = nest::current() {
             return Err(at.too_nested(context.name(), "a one-way call waits for room, and may be waited for itself"));
+        }
+        if self.is_closing(&context) {
+            self.await_closes(&context)?;
         }
         let lane = &self.lanes[self.preferred_lane()];
         let mut claim = match lane.gate.try_claim(self) {
@@ -69,6 +73,7 @@ impl Caller {
         lane.note_sender();
         let position = self.publish_begun(&mut claim, Ask { kind, call }, len, &context);
         claim.note_one_way(position, is_silent, context.name());
+        self.announce_begun(&claim);
         claim.give_up(&*self.pool);
         Ok(())
     }
@@ -82,7 +87,7 @@ impl Caller {
     ) -> Result<usize, CallError> {
         while !claim.is_idle() {
             batch::notify_begun();
-            claim.owe();
+            self.owe_others(claim);
             match self.write_on(claim, Kind::Call, args, MayWait::No, context) {
                 Err(CallError::Exhausted { .. }) => {}
                 written => return written,
@@ -106,6 +111,7 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(&context));
         }
+        self.may_wait_here(&context)?;
         batch::notify_begun();
         for lane in self.lanes.iter().filter(|lane| lane.has_one_way.load(Relaxed) != 0) {
             let mut claim = self.lock(lane, &context)?;

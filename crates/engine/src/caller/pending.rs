@@ -8,6 +8,8 @@ use super::batch;
 use super::call_state::{Call, CallPhase, CallPlace};
 use super::settle::Exactness;
 use super::{CallContext, Caller, LaneClaim};
+use crate::nest;
+use crate::peer_status::Cause;
 use crate::service::Method;
 use callgate_os::clock;
 use callgate_transport::commit::Kind;
@@ -24,18 +26,38 @@ use std::time::Instant;
 ///
 /// If it is dropped before it has started, it never runs. In a fork it does nothing: the call belongs to the process that was forked.
 pub struct PendingCall<R: Reply> {
-    pub(super) caller: Arc<Caller>,
-    pub(super) call: Arc<Call<R>>,
+    caller: Arc<Caller>,
+    call: Arc<Call<R>>,
+    /// Whether its owner has the outcome.
+    is_taken: bool,
 }
 
 impl<R: Reply> PendingCall<R> {
+    pub(super) fn new(caller: Arc<Caller>, call: Arc<Call<R>>) -> Self {
+        Self { caller, call, is_taken: false }
+    }
+
     /// The outcome, if it is there. Never waits. After `None`, `waker` is woken when it may be there.
     ///
     /// # Panics
     ///
     /// If the outcome has been taken.
     pub fn poll(&mut self, waker: Option<&Waker>) -> Option<Result<R, CallError>> {
-        self.caller.poll_call(&self.call, waker)
+        self.check();
+        let outcome = self.caller.poll_call(&self.call, waker);
+        self.note(outcome)
+    }
+
+    /// The same for a thread, which is woken as the bridge's calls [say](Caller::polled_by).
+    ///
+    /// # Panics
+    ///
+    /// If the outcome has been taken.
+    pub fn poll_by_thread(&mut self) -> Option<Result<R, CallError>> {
+        self.check();
+        let waker = self.caller.poller.get().and_then(|poller| poller.get());
+        let outcome = self.caller.poll_call(&self.call, waker);
+        self.note(outcome)
     }
 
     /// Waits for the outcome, at most until `until`.
@@ -44,12 +66,25 @@ impl<R: Reply> PendingCall<R> {
     ///
     /// If the outcome has been taken.
     pub fn wait(&mut self, until: Deadline) -> Option<Result<R, CallError>> {
-        self.caller.wait_for(&self.call, until)
+        self.check();
+        let outcome = self.caller.wait_for(&self.call, until);
+        self.note(outcome)
+    }
+
+    fn check(&self) {
+        assert!(!self.is_taken, "a pending call's outcome can be taken once");
+    }
+
+    /// Notes that its owner gets the outcome. In a fork there is none: each look finds the same error.
+    #[inline]
+    fn note(&mut self, outcome: Option<Result<R, CallError>>) -> Option<Result<R, CallError>> {
+        self.is_taken = outcome.is_some() && !self.caller.peer.is_in_fork();
+        outcome
     }
 
     /// Withdraws the call. Returns how far it has come: unless it has started, it never runs.
     pub fn cancel(self) -> Started {
-        self.caller.abandon(&self.call, Exactness::Known)
+        if self.is_taken { Started::Yes } else { self.caller.abandon(&self.call, Exactness::Known) }
     }
 
     /// The side that has called.
@@ -81,7 +116,9 @@ impl<R: Reply> PendingCall<R> {
 
 impl<R: Reply> Drop for PendingCall<R> {
     fn drop(&mut self) {
-        self.caller.abandon(&self.call, Exactness::Unknown);
+        if !self.is_taken {
+            self.caller.abandon(&self.call, Exactness::Unknown);
+        }
     }
 }
 
@@ -107,6 +144,10 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Some(Err(self.in_fork_slow(context)));
         }
+        let looked = self.look_alone(call, waker.is_some());
+        if let Some(Some(outcome)) = looked {
+            return Some(outcome);
+        }
         if let Some(outcome) = self.outcome_of(call) {
             return Some(outcome);
         }
@@ -118,7 +159,7 @@ impl Caller {
         match self.claim_of(at) {
             Some((mut claim, position)) => {
                 self.settle_ready(&mut claim);
-                if waker.is_some() && claim.may_be_next(position) {
+                if looked.is_none() && waker.is_some() && claim.may_be_next(position) {
                     // Its turn is next, and a fast call never leaves its task.
                     claim.poll_briefly(&self.peer.peer_status);
                     self.settle_ready(&mut claim);
@@ -162,6 +203,14 @@ impl Caller {
         if self.peer.is_in_fork() {
             return Some(Err(self.in_fork_slow(context)));
         }
+        if nest::is_calling_back()
+            && let Err(error) = self.may_wait_for(call)
+        {
+            return Some(self.last_look(call).unwrap_or(Err(error)));
+        }
+        if let Some(outcome) = self.wait_alone(call, until) {
+            return Some(outcome);
+        }
         if let Some(outcome) = self.outcome_of(call) {
             return Some(outcome);
         }
@@ -176,8 +225,11 @@ impl Caller {
             if let Some((mut claim, position)) = self.claim_of(at) {
                 // It has the turn that it may have been given.
                 call.state.lock().turn = None;
-                self.watch(call, position, &mut claim, until);
-                claim.owe();
+                let outcome = self.watch(call, position, &mut claim, until);
+                self.owe_others(&mut claim);
+                if outcome.is_some() {
+                    break outcome;
+                }
             } else {
                 self.rely_on_watcher();
                 call.sleep(until);
@@ -186,44 +238,149 @@ impl Caller {
                 break Some(outcome);
             }
         };
-        let turn = {
-            let mut state = call.state.lock();
-            state.is_awaited = false;
-            state.turn.take()
-        };
         // A turn that was given and not used goes to the next.
-        if let Some(mut claim) = turn.and_then(|lane| self.lanes[lane as usize].gate.want(self)) {
+        if let Some(mut claim) = call.end_wait().and_then(|lane| self.lanes[lane as usize].gate.want(self)) {
             claim.owe();
         }
         outcome
     }
 
-    /// Waits at a lane until the call has an outcome or the time is over, and takes every reply that comes.
-    pub(super) fn watch<R: Reply>(&self, call: &Call<R>, position: u64, claim: &mut LaneClaim<'_>, until: Deadline) {
-        let context = &call.context;
+    /// Whether a callback may wait for a call that began before: not if the worker carries it out that waits for the callback.
+    #[cold]
+    fn may_wait_for<R: Reply>(&self, call: &Call<R>) -> Result<(), CallError> {
+        let worker = |lane: u32| lane % self.workers;
+        let own = self.lent_lane().map(|lane| worker(lane.index()));
+        let is_elsewhere = match Call::at(&call.state.lock()) {
+            CallPlace::Lane(lane, _) => own != Some(worker(lane)),
+            CallPlace::Queue(_) => self.workers > 1,
+            CallPlace::Nowhere => true,
+        };
+        if is_elsewhere { Ok(()) } else { self.may_wait_here(&call.context) }
+    }
+
+    /// Looks for a call's reply at its lane, if nobody has that. `polls` = looks for a while, if the reply is the next one: a fast call never leaves its
+    /// task. `None` if it has not looked.
+    #[inline]
+    fn look_alone<R: Reply>(&self, call: &Call<R>, polls: bool) -> Option<Option<Result<R, CallError>>> {
+        let (lane, position) = call.sent?;
+        if call.context.deadline().has_passed() {
+            return None;
+        }
+        batch::notify_begun();
+        let mut claim = self.lanes[lane as usize].gate.try_claim(self)?;
+        let mut outcome = self.take_next(call, position, &mut claim);
+        if outcome.is_none() && polls && claim.is_next_call(position) {
+            claim.poll_briefly(&self.peer.peer_status);
+            outcome = self.take_next(call, position, &mut claim);
+        }
+        if !self.queue.is_empty() {
+            claim.owe();
+        }
+        Some(outcome)
+    }
+
+    /// Takes the reply of a call, if it is there and no other is before it; gives those before it to their calls.
+    #[inline]
+    fn take_next<R: Reply>(
+        &self,
+        call: &Call<R>,
+        position: u64,
+        claim: &mut LaneClaim<'_>,
+    ) -> Option<Result<R, CallError>> {
+        if !claim.is_next_call(position) {
+            self.settle_before(claim, position);
+        }
+        if !claim.is_next_call(position) {
+            return None;
+        }
+        let outcome = match self.take_plain(claim, position, &call.context) {
+            Some(outcome) => outcome,
+            None => self.take(claim, position, Kind::Call, &call.context)?,
+        };
+        claim.forget_next(position);
+        self.cancel_timer(call);
+        Some(outcome)
+    }
+
+    /// Waits for a call at its lane, if nobody has that and the call is still there: others need not know that a thread waits. `None` if it must be waited
+    /// for otherwise.
+    #[inline]
+    fn wait_alone<R: Reply>(&self, call: &Call<R>, until: Deadline) -> Option<Result<R, CallError>> {
+        let (lane, position) = call.sent?;
+        if call.context.deadline().has_passed() {
+            return None;
+        }
+        let mut claim = self.lanes[lane as usize].gate.try_claim(self)?;
+        let outcome = self.watch(call, position, &mut claim, until);
+        self.owe_others(&mut claim);
+        outcome
+    }
+
+    /// Waits at a lane until the call has an outcome or the time is over, and takes every reply that comes before.
+    #[inline]
+    pub(super) fn watch<R: Reply>(
+        &self,
+        call: &Call<R>,
+        position: u64,
+        claim: &mut LaneClaim<'_>,
+        until: Deadline,
+    ) -> Option<Result<R, CallError>> {
         loop {
-            self.settle_ready(claim);
-            if call.has_outcome() {
-                return;
+            if let Some(outcome) = self.take_next(call, position, claim) {
+                return Some(outcome);
             }
-            // A thread that waits for a certain time only does not begin what it might not finish.
-            if until.instant().is_none()
-                && self.may_follow(claim, position)
-                && claim.is_announced()
-                && let Some(outcome) = self.follow_slow(claim, Kind::Call, context)
-            {
-                claim.forget_call(position);
-                return call.finish(outcome);
+            if !claim.has_call(position) {
+                return self.outcome_of(call);
             }
-            match self.wait_on(claim, position, context.deadline().earlier(until)) {
-                Waited::Ready if claim.is_wanted() => self.attend_while_waiting(claim),
-                Waited::Ready => {}
-                Waited::DeadlinePassed => return,
-                Waited::Dead => {
-                    self.settle_ready(claim);
-                    return self.end_calls(claim);
-                }
+            if let Some(outcome) = self.watch_slow(call, position, claim, until)? {
+                return Some(outcome);
             }
+        }
+    }
+
+    /// Waits until a reply comes, or the call ends without one. `None` if the time is over.
+    #[inline(never)]
+    fn watch_slow<R: Reply>(
+        &self,
+        call: &Call<R>,
+        position: u64,
+        claim: &mut LaneClaim<'_>,
+        until: Deadline,
+    ) -> Option<Option<Result<R, CallError>>> {
+        let context = &call.context;
+        // A thread that waits for a certain time only does not begin what it might not finish.
+        if until.instant().is_none()
+            && self.may_follow(claim, position)
+            && claim.is_announced()
+            && let Some(outcome) = self.follow_slow(claim, Kind::Call, context)
+        {
+            claim.forget_call(position);
+            self.cancel_timer(call);
+            return Some(Some(outcome));
+        }
+        if claim.is_answered() && matches!(self.peer.peer_status.cause(), Some(Cause::Corrupt(_))) {
+            // A reply that no healthy child writes stays where it is.
+            self.end_calls(claim);
+            return Some(None);
+        }
+        match self.wait_on(claim, position, context.deadline().earlier(until)) {
+            Waited::Ready if claim.is_wanted() => self.attend_while_waiting(claim),
+            Waited::Ready => {}
+            Waited::DeadlinePassed => return None,
+            Waited::Dead => {
+                self.settle_ready(claim);
+                self.end_calls(claim);
+            }
+        }
+        Some(None)
+    }
+
+    /// Wakes nobody any more when the call's time is over.
+    #[inline]
+    fn cancel_timer<R: Reply>(&self, call: &Call<R>) {
+        if call.context.deadline().instant().is_some() {
+            let timer = call.state.lock().timer.take();
+            self.timers.cancel(timer);
         }
     }
 
@@ -316,12 +473,17 @@ impl Caller {
         if self.is_unordered {
             self.cancel((lane, position));
         }
+        self.watch_overdue((lane, position), context);
+        started
+    }
+
+    /// Has a call that nobody waits for any more cost the child its life if it goes on for too long.
+    pub(super) fn watch_overdue(&self, at: (u32, u64), context: &CallContext) {
         let overdue = self.overdue.as_ref();
         // A share of no timeout is no time.
         if let Some(overdue) = overdue.filter(|overdue| context.limit.timeout.is_some() || overdue.has_fixed_grace()) {
-            overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), (lane, position), Instant::now());
+            overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), at, Instant::now());
         }
-        started
     }
 
     /// Notes a call's deadline in the frame that is about to be published.

@@ -6,6 +6,7 @@
 
 use super::settle::Settle;
 use super::{Ask, Caller, LaneClaim};
+use crate::streams::CLOSE;
 use callgate_os::sync::AtomicU32;
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::commit::Kind;
@@ -70,10 +71,12 @@ impl Queue {
         self.len.load(Relaxed) == 0
     }
 
-    /// Puts a request at the end. If there is no room, returns it.
+    /// Puts a request at the end. If there is no room, returns it. There always is for one that drops a stream: these are no more than the streams.
     fn push(&self, request: QueuedRequest) -> Option<QueuedRequest> {
         let (mut waiting, cost) = (self.waiting.lock(), request.written.cost() as u64);
-        if waiting.requests.len() as u64 >= self.limits.calls.into() || waiting.bytes + cost > self.limits.bytes {
+        let is_full =
+            waiting.requests.len() as u64 >= self.limits.calls.into() || waiting.bytes + cost > self.limits.bytes;
+        if is_full && request.ask.call != CLOSE {
             return Some(request);
         }
         let number = waiting.next;

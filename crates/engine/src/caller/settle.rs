@@ -5,36 +5,64 @@
 use super::{CallContext, Caller, LaneClaim};
 use callgate_transport::error::CallError;
 use callgate_transport::moved_reply::MovedReply;
+use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
+/// What a task waits for.
+pub(super) trait Wakes: Send + Sync {
+    /// Has the task that waits for it look again.
+    fn wake(&self) {}
+}
+
 /// A call that is not waited in, whatever it returns.
-pub(super) trait Settle: Send + Sync {
+pub(super) trait Settle: Wakes {
     fn context(&self) -> CallContext;
 
     /// Notes that the request is in the queue, under this number.
-    fn queued(&self, number: u64);
+    fn queued(&self, _number: u64) {}
 
     /// Has `publish` publish the request at this place, unless nobody wants it any more. Returns whether it did.
-    fn send(&self, at: (u32, u64), publish: &mut dyn FnMut()) -> bool;
+    fn send(&self, _at: (u32, u64), _publish: &mut dyn FnMut()) -> bool {
+        false
+    }
 
     /// Takes the next reply of the lane, which is the call's own. `false` = the child has taken it back.
     fn settle(&self, caller: &Caller, claim: &mut LaneClaim<'_>) -> bool;
 
     /// Takes the same reply without reading it.
-    fn hold(&self, reply: MovedReply);
+    fn hold(&self, _reply: MovedReply) {}
 
     /// Ends the call with an error.
-    fn fail(&self, error: CallError);
+    fn fail(&self, _error: CallError) {}
 
     /// Who waits for it.
     fn waited_by(&self) -> WaitedBy;
 
     /// Lets the thread that waits for it have this lane. Returns whether there still is one.
-    fn give_turn(&self, lane: u32) -> bool;
+    fn give_turn(&self, _lane: u32) -> bool {
+        false
+    }
+}
 
-    /// Has the task that waits for it look again.
-    fn wake(&self);
+/// The waker of a task that waits for something on a lane.
+#[derive(Default)]
+pub(super) struct TaskWaker(Mutex<Option<Waker>>);
+
+impl TaskWaker {
+    /// Has this waker woken next.
+    pub(super) fn set(&self, waker: Waker) {
+        // Wakers are the user's code: none is dropped under the lock.
+        let old = self.0.lock().replace(waker);
+        drop(old);
+    }
+}
+
+impl Wakes for TaskWaker {
+    fn wake(&self) {
+        let waker = self.0.lock().take();
+        wake(waker);
+    }
 }
 
 /// Who waits for a call.
@@ -46,6 +74,8 @@ pub(super) enum WaitedBy {
     Abandoned,
     /// A task.
     Task,
+    /// The caller itself: a method that calls back has been given up, and must be told.
+    Caller,
     /// A thread.
     Thread,
 }

@@ -31,19 +31,67 @@ impl Caller {
         args: A,
         timeout: Option<Duration>,
     ) -> PendingCall<R> {
-        let mut context = CallContext::new(method, timeout);
+        let context = CallContext::new(method, timeout);
+        // Nested calls have no lane of their own.
+        if method.interface.is_none()
+            && !self.is_closing(&context)
+            && !self.peer.is_in_fork()
+            && let Some(claim) = self.claim_own_with_room()
+        {
+            let ask = Ask { kind: Kind::Call, call: method.word(0) };
+            let sent = self.send_begun(claim, ask, args, &context);
+            let call = sent.unwrap_or_else(|error| failed(context, error));
+            return PendingCall::new(self.clone(), call);
+        }
+        self.begin_slow(context, args)
+    }
+
+    #[inline(never)]
+    fn begin_slow<A: Request, R: Reply>(self: &Arc<Self>, mut context: CallContext, args: A) -> PendingCall<R> {
         if nest::current().is_some() {
             context.inherit(current::deadline());
         }
         let call = self.start(context, &mut Some(args), Sending::Begun);
-        PendingCall { caller: self.clone(), call }
+        PendingCall::new(self.clone(), call)
+    }
+
+    /// Sends the request of a call that has just begun.
+    #[inline(always)]
+    fn send_begun<A: Request, R: Reply>(
+        &self,
+        mut claim: LaneClaim<'_>,
+        ask: Ask,
+        args: A,
+        context: &CallContext,
+    ) -> Result<Arc<Call<R>>, CallError> {
+        let len = self.write_on(&mut claim, ask.kind, &args, MayWait::No, context)?;
+        drop(args);
+        Ok(self.publish_call(&mut claim, ask, len, context))
+    }
+
+    /// Publishes the written request of a call that no thread waits in.
+    #[inline(always)]
+    fn publish_call<R: Reply>(
+        &self,
+        claim: &mut LaneClaim<'_>,
+        ask: Ask,
+        len: usize,
+        context: &CallContext,
+    ) -> Arc<Call<R>> {
+        let at = (claim.index(), claim.position());
+        self.publish_begun(claim, ask, len, context);
+        let call = Arc::new(Call::sent(*context, at));
+        self.announce_begun(claim);
+        claim.pending.push_back((at.1, call.clone()));
+        // Other calls must not wait for blocks that come back only when this call's owner asks for the reply.
+        claim.give_up(&*self.pool);
+        self.note_due(context, at);
+        call
     }
 
     /// A call that could not be begun.
     pub fn begin_failed<R: Reply>(self: &Arc<Self>, method: &'static Method, error: CallError) -> PendingCall<R> {
-        let call = Arc::new(Call::new(CallContext::new(method, None)));
-        call.fail(error);
-        PendingCall { caller: self.clone(), call }
+        PendingCall::new(self.clone(), failed(CallContext::new(method, None), error))
     }
 
     /// Makes a call that found no idle lane: behind others, like any call that has begun.
@@ -67,20 +115,21 @@ impl Caller {
         args: &mut Option<A>,
         sending: Sending,
     ) -> Arc<Call<R>> {
-        let call = Arc::new(Call::new(context));
-        if let Err(error) = self.try_start(&call, args, sending) {
-            call.fail(error);
+        if nest::is_calling_back() && self.lent_lane().is_some() {
+            // The only call that the child carries out now is one that a callback waits for.
+            let call = Arc::new(Call::new(context));
+            call.finish(self.call_again(&context, args));
+            return call;
         }
-        call
+        self.try_start(&context, args, sending).unwrap_or_else(|error| failed(context, error))
     }
 
     fn try_start<A: Request, R: Reply>(
         &self,
-        call: &Arc<Call<R>>,
+        context: &CallContext,
         args: &mut Option<A>,
         sending: Sending,
-    ) -> Result<(), CallError> {
-        let context = &call.context;
+    ) -> Result<Arc<Call<R>>, CallError> {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(context));
         }
@@ -95,25 +144,24 @@ impl Caller {
         if self.queue.is_empty()
             && let Some(claim) = self.claim_with_room(1 + u64::from(matches!(bind, Some((_, Some(_))))), context)?
         {
-            return self.send_now(claim, call, bind, args, sending);
+            return self.send_now(claim, context, bind, args, sending);
         }
         if nest::current().is_some() {
             let why = format!("all {} lanes of the bridge are full, and a nested call does not wait", self.lanes.len());
             return Err(CallError::Refused { call: context.name(), why });
         }
-        self.send_later(call, bind, args, sending)
+        self.send_later(context, bind, args, sending)
     }
 
     /// Sends a request on a lane with room for it.
     fn send_now<A: Request, R: Reply>(
         &self,
         mut claim: LaneClaim<'_>,
-        call: &Arc<Call<R>>,
+        context: &CallContext,
         bind: Option<(u64, Option<(u64, u64)>)>,
         args: &mut Option<A>,
         sending: Sending,
-    ) -> Result<(), CallError> {
-        let context = &call.context;
+    ) -> Result<Arc<Call<R>>, CallError> {
         let (interface, place) = bind.unwrap_or_default();
         if let Some(place) = place {
             self.send_on(&mut claim, Ask { kind: Kind::Bind, call: interface }, place, context)?;
@@ -126,29 +174,18 @@ impl Caller {
         if sending != Sending::Kept || claim.carries_boxes() {
             *args = None;
         }
-        let at = (claim.index(), claim.position());
-        let is_sent = call.send(at, &mut || {
-            self.publish_begun(&mut claim, ask, len, context);
-        });
-        if is_sent {
-            claim.pending.push_back((at.1, call.clone()));
-        }
-        // Other calls must not wait for blocks that come back only when this call's owner asks for the reply.
-        claim.give_up(&*self.pool);
-        self.note_due(context, at);
-        Ok(())
+        Ok(self.publish_call(&mut claim, ask, len, context))
     }
 
     /// Encodes a request, to be sent when there is room.
     #[cold]
     fn send_later<A: Request, R: Reply>(
         &self,
-        call: &Arc<Call<R>>,
+        context: &CallContext,
         bind: Option<(u64, Option<(u64, u64)>)>,
         args: &mut Option<A>,
         sending: Sending,
-    ) -> Result<(), CallError> {
-        let context = &call.context;
+    ) -> Result<Arc<Call<R>>, CallError> {
         let Some(kept) = args.as_ref() else { return Err(self.spent_slow(context)) };
         let wait = (sending.may_wait() == MayWait::Yes).then_some(context.deadline());
         let alloc = &AllocContext { pool: &*self.pool, limit: &context.limit, wait };
@@ -161,8 +198,10 @@ impl Caller {
         let (interface, place) = bind.unwrap_or_default();
         let ask = Ask { kind: Kind::Call, call: context.method.word(interface) };
         let bind = place.map(|place| (interface, place));
-        let lane = self.one_way_lane().map(|lane| lane as u32);
-        self.enqueue(QueuedRequest { call: call.clone(), ask, bind, written, lane })
+        let lane = self.closing_lane(context).or_else(|| self.one_way_lane()).map(|lane| lane as u32);
+        let call = Arc::new(Call::new(*context));
+        self.enqueue(QueuedRequest { call: call.clone(), ask, bind, written, lane })?;
+        Ok(call)
     }
 
     /// Notes when a call is overdue: nobody may look at it by then.
@@ -171,6 +210,14 @@ impl Caller {
             overdue.watch(context.name(), context.limit.timeout.unwrap_or_default(), at, due);
         }
     }
+}
+
+/// A call that ended before it was sent.
+#[cold]
+fn failed<R: Reply>(context: CallContext, error: CallError) -> Arc<Call<R>> {
+    let call = Arc::new(Call::new(context));
+    call.fail(error);
+    call
 }
 
 /// How a request is sent that no thread waits in.

@@ -65,8 +65,7 @@ impl Caller {
         lane.pending.push_back((position, call.clone()));
         self.attend_while_waiting(lane);
         loop {
-            self.watch(&call, position, lane, Deadline::NEVER);
-            if let Some(outcome) = self.outcome_of(&call) {
+            if let Some(outcome) = self.watch(&call, position, lane, Deadline::NEVER) {
                 return outcome;
             }
             if context.deadline().has_passed() {

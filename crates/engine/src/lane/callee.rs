@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CalleeLane, ReplySlot, ReplyWriter, SentReply};
+use super::{CalleeLane, ReplySlot, ReplyWriter, RequestReader, SentReply};
 use callgate_os::barrier;
 use callgate_os::sync::Ordering::{Relaxed, SeqCst};
 use callgate_os::sync::fence;
@@ -22,32 +22,34 @@ impl CalleeLane {
     /// The callee's end of lane `index`, with no call answered yet.
     pub fn new(segment: &Segment, index: u32, bells: &Bells) -> Self {
         Self {
-            index,
-            requests: Consumer::new(segment.requests(index), 0),
+            requests: RequestReader {
+                index,
+                ring: Consumer::new(segment.requests(index), 0),
+                callee: segment.callee_line(index),
+            },
             replies: ReplyWriter {
                 ring: Producer::new(segment.replies(index), 0),
                 caller: CallerBell { line: segment.caller_line(index), sleeper: bells.lane(index) },
+                attachments: Attachments::default(),
             },
-            callee: segment.callee_line(index),
-            attachments: Attachments::default(),
         }
     }
 
     /// The lane's index in the bridge.
     pub fn index(&self) -> u32 {
-        self.index
+        self.requests.index
     }
 
     /// Whether a request is there.
     #[inline(always)]
     pub fn is_ready(&self) -> bool {
-        self.requests.is_ready()
+        self.requests.ring.is_ready()
     }
 
     /// See [`Consumer::fetch_lines`].
     #[inline(always)]
     pub(crate) fn fetch_lines(&self) {
-        self.requests.fetch_lines();
+        self.requests.ring.fetch_lines();
     }
 
     /// The next request, if it is there, and the slot for its reply. Records first that the request has started. A caller may
@@ -58,17 +60,8 @@ impl CalleeLane {
     /// What is wrong with it.
     #[inline(always)]
     pub fn begin(&mut self) -> Result<Option<(Frame<'_>, ReplySlot<'_>)>, &'static str> {
-        let Some(frame) = self.requests.take()? else { return Ok(None) };
-        // B1.
-        self.callee.started.store(self.requests.position().wrapping_add(1), Relaxed);
-        // B2: orders `started` before the look at the mark. Pairs with D2 in `Withdrawal::withdraw`. It also keeps the compiler from moving the method's
-        // effects before the record. For that the processor needs no fence: a child's record is read only after its death, when everything it stored is
-        // visible. Workers of a remote caller call `is_left`.
-        barrier::light();
-        // B3.
-        let is_withdrawn = self.requests.is_withdrawn(self.requests.position());
-        let slot = ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments, is_withdrawn };
-        Ok(Some((frame, slot)))
+        let Some((frame, is_withdrawn)) = self.requests.begin()? else { return Ok(None) };
+        Ok(Some((frame, ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0, is_withdrawn })))
     }
 
     /// The position that the next reply will have.
@@ -79,31 +72,27 @@ impl CalleeLane {
     /// Publishes and announces the written reply, and releases the request. `carries` is [`SentReply::call`].
     #[inline(always)]
     pub fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
-        let ReplyWriter { ring, caller } = &mut self.replies;
-        self.requests.release();
-        ring.publish(kind, carries, place);
-        failpoints::reach(Step::ChildReplyStored);
-        caller.notify();
+        self.replies.publish(&self.requests, kind, carries, place);
     }
 
     /// The position of the request that has been begun last, until it is released.
     pub(crate) fn request_position(&self) -> u64 {
-        self.requests.position()
+        self.requests.ring.position()
     }
 
     /// Releases the request that has been begun, and copied: its reply comes when its task ends.
     pub(crate) fn release_request(&mut self) {
-        self.requests.release();
+        self.requests.ring.release();
     }
 
     /// The slot for the next reply, to a request that has been released.
     pub(crate) fn reply_slot(&mut self) -> ReplySlot<'_> {
-        ReplySlot { replies: &mut self.replies, len: 0, attachments: &mut self.attachments, is_withdrawn: false }
+        ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0, is_withdrawn: false }
     }
 
     /// Publishes and announces the written reply to the request that is the `answers`th of the unanswered ones.
     pub(crate) fn publish_answer(&mut self, kind: Kind, carries: u64, place: Place, answers: usize) {
-        let ReplyWriter { ring, caller } = &mut self.replies;
+        let ReplyWriter { ring, caller, .. } = &mut self.replies;
         ring.publish(kind, carries | (answers as u64) << ANSWERS, place);
         failpoints::reach(Step::ChildReplyStored);
         caller.notify();
@@ -111,15 +100,98 @@ impl CalleeLane {
 
     /// Releases a request that is not answered.
     pub fn pass(&mut self) {
-        self.requests.release();
+        let RequestReader { ring, callee, .. } = &self.requests;
+        ring.release();
         // Relaxed: for whoever judges this side.
-        self.callee.passed.store(self.requests.position(), Relaxed);
+        callee.passed.store(ring.position(), Relaxed);
         self.replies.ring.skip();
     }
 
     /// The CPU that the caller last said it runs on, plus 1.
     pub(crate) fn caller_cpu(&self) -> u32 {
-        self.replies.caller.line.bell.cpu.load(Relaxed)
+        self.replies.caller_cpu()
+    }
+}
+
+impl RequestReader {
+    /// The next request, if it is there, and whether its caller has withdrawn it. Records first that it has started.
+    #[inline(always)]
+    fn begin(&self) -> Result<Option<(Frame<'_>, bool)>, &'static str> {
+        let Some(frame) = self.ring.take()? else { return Ok(None) };
+        // B1.
+        self.callee.started.store(self.ring.position().wrapping_add(1), Relaxed);
+        // B2: orders `started` before the look at the mark. Pairs with D2 in `Withdrawal::withdraw`. It also keeps the compiler from moving the method's
+        // effects before the record. For that the processor needs no fence: a child's record is read only after its death, when everything it stored is
+        // visible. Workers of a remote caller call `is_left`.
+        barrier::light();
+        // B3.
+        let is_withdrawn = frame.is_withdrawn();
+        Ok(Some((frame, is_withdrawn)))
+    }
+}
+
+impl ReplyWriter {
+    /// Publishes and announces the written reply, and releases the request.
+    #[inline(always)]
+    fn publish(&mut self, requests: &RequestReader, kind: Kind, carries: u64, place: Place) {
+        requests.ring.release();
+        self.ring.publish(kind, carries, place);
+        failpoints::reach(Step::ChildReplyStored);
+        self.caller.notify();
+    }
+
+    fn caller_cpu(&self) -> u32 {
+        self.caller.line.bell.cpu.load(Relaxed)
+    }
+}
+
+/// The further turns of a method that calls back: it publishes what it asks as the reply to the last request, and the next request answers.
+impl<'a> ReplySlot<'a> {
+    /// The lane's index in the bridge.
+    pub(crate) fn lane(&self) -> u32 {
+        self.requests.index
+    }
+
+    /// The position that the next reply will have.
+    pub(crate) fn position(&self) -> u64 {
+        self.replies.ring.position()
+    }
+
+    /// Whether the caller has withdrawn the last request, by now.
+    pub(crate) fn is_withdrawn_by_now(&self) -> bool {
+        // The last request has not been released: its reply is yet to be published.
+        matches!(self.requests.ring.take(), Ok(Some(frame)) if frame.is_withdrawn())
+    }
+
+    /// Publishes and announces what has been written, and releases the request. `carries` is [`SentReply::call`].
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, kind: Kind, carries: u64, place: Place) {
+        self.replies.publish(self.requests, kind, carries, place);
+    }
+
+    /// Whether the next request is there.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.requests.ring.fetch_lines();
+        self.requests.ring.is_ready()
+    }
+
+    /// The next request, if it is there, and whether its caller has withdrawn it. Records first that it has started.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(crate) fn next(&self) -> Result<Option<(Frame<'a>, bool)>, &'static str> {
+        self.requests.begin()
+    }
+
+    /// The slot for the reply to a request that is carried out within this one.
+    pub(crate) fn within(&mut self) -> ReplySlot<'_> {
+        ReplySlot { requests: self.requests, replies: self.replies, len: 0, is_withdrawn: false }
+    }
+
+    /// The CPU that the caller last said it runs on, plus 1.
+    pub(crate) fn caller_cpu(&self) -> u32 {
+        self.replies.caller_cpu()
     }
 }
 
@@ -143,8 +215,8 @@ impl ReplySlot<'_> {
         alloc: &AllocContext<'_>,
     ) -> Result<(), SendError> {
         self.len = 0;
-        let ReplyWriter { ring, caller } = &mut *self.replies;
-        self.len = write_frame(value, ring, alloc, self.attachments, Some(caller))?;
+        let ReplyWriter { ring, caller, attachments } = &mut *self.replies;
+        self.len = write_frame(value, ring, alloc, attachments, Some(caller))?;
         Ok(())
     }
 
@@ -168,7 +240,7 @@ impl ReplySlot<'_> {
     /// Whether the reply carries anything.
     #[inline(always)]
     pub fn carries(&self) -> bool {
-        self.attachments.is_loaded
+        self.replies.attachments.is_loaded
     }
 
     /// The length of a reply that carries nothing.
@@ -179,8 +251,8 @@ impl ReplySlot<'_> {
 
     /// The reply, about to be published. A caller that reads it in place may keep its block beyond the reply.
     #[cold]
-    pub(crate) fn sent_slow(self, alloc: &AllocContext<'_>) -> SentReply {
-        let mut attachments = std::mem::take(self.attachments);
+    pub(crate) fn sent_slow(&mut self, alloc: &AllocContext<'_>) -> SentReply {
+        let mut attachments = std::mem::take(&mut self.replies.attachments);
         let mut place = place(self.len, attachments.block.as_ref());
         let returns = alloc.pool.on(|pool, source| {
             if let (true, Place::Block(block)) = (alloc.pool.is_trusted_by_peer(), &mut place) {

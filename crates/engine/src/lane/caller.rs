@@ -128,10 +128,16 @@ impl CallerLane {
     #[inline(always)]
     pub fn publish(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
         self.publish_quietly(kind, call, len, pool);
+        self.notify();
+    }
+
+    /// Notifies the worker of what was published.
+    #[inline(always)]
+    pub(crate) fn notify(&self) {
         doorbell::notify(&self.worker.bell, &self.worker_bell);
     }
 
-    /// The same, and leaves it to the caller to notify the worker.
+    /// Publishes as [`publish`](Self::publish) does, and leaves it to the caller to [notify](Self::notify) the worker.
     #[inline(always)]
     pub(crate) fn publish_quietly(&mut self, kind: Kind, call: u64, len: usize, pool: &dyn PoolHandle) {
         if self.attachments.is_loaded {
@@ -362,12 +368,24 @@ impl CallerLane {
         Ok(Some((position, frame)))
     }
 
-    /// Releases the reply returned by [`take`](Self::take). `attachments` = it carried blocks, which the callee may use again. Returns what the
-    /// request carried.
+    /// Whether more than the next reply is released with it: what its request carries, or one-way requests.
     #[inline(always)]
-    pub fn release(&mut self, attachments: bool) -> Option<Attachments> {
+    pub(crate) fn has_more_to_release(&self) -> bool {
+        // Without a branch between the two, which are nearly always false.
+        self.has_one_way() | !self.under_way.is_empty()
+    }
+
+    /// Releases the reply returned by [`take`](Self::take), if there is not [more](Self::has_more_to_release) to release.
+    #[inline(always)]
+    pub(crate) fn release_reply(&mut self) {
         self.replies.release();
         self.acknowledged = self.replies.position();
+    }
+
+    /// Releases the reply returned by [`take`](Self::take). `attachments` = it carried blocks, which the callee may use again. Returns what the
+    /// request carried.
+    pub fn release(&mut self, attachments: bool) -> Option<Attachments> {
+        self.release_reply();
         if self.has_one_way() {
             self.skip_silent();
         }

@@ -59,14 +59,12 @@ fn ends(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane, Wit
         passed: AtomicU64::new(0),
     });
     let called = CalleeLane {
-        index,
-        requests: Consumer::new(requests.clone(), 0),
+        requests: RequestReader { index, ring: Consumer::new(requests.clone(), 0), callee: callee.clone() },
         replies: ReplyWriter {
             ring: Producer::new(replies.clone(), 0),
             caller: CallerBell { line: line.clone(), sleeper: futex() },
+            attachments: Attachments::default(),
         },
-        callee: callee.clone(),
-        attachments: Attachments::default(),
     };
     let withdrawal = Withdrawal { requests: Withdrawer::new(requests.clone()), callee: callee.clone() };
     let caller = CallerLane {
@@ -98,8 +96,8 @@ fn ends(index: u32, worker: &Placed<WorkerLine>) -> (CallerLane, CalleeLane, Wit
 
 /// A child's worker that sleeps whenever there is nothing to do.
 fn serving(lanes: Vec<CachePadded<CalleeLane>>, worker: Placed<WorkerLine>) -> WorkerLanes {
-    let (wait, pace) = (Wait::Park, Pace::new());
-    WorkerLanes { lanes, worker, own_bell: futex(), wait, pace, last: 0, obeys: true }
+    let rest = WorkerRest { worker, own_bell: futex(), wait: Wait::Park, pace: Pace::new() };
+    WorkerLanes { lanes, rest, last: 0, obeys: true }
 }
 
 /// The end is requested while the worker is about to sleep. It comes, but what was published before, on a lane that the worker has never looked at,

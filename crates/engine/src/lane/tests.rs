@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CalleeLane, CallerLane, ReplyWriter, WorkerLanes};
+use super::{CalleeLane, CallerLane, ReplyWriter, RequestReader, WorkerLanes};
 use crate::peer_status::PeerStatus;
 use callgate_os::poll::{PollSet, readable};
 use callgate_os::sync::Ordering::Relaxed;
@@ -83,9 +83,10 @@ fn long_used(start: u64) -> (CallerLane, CalleeLane) {
         acknowledged: start,
         ..new
     };
+    let requests = RequestReader { ring: Consumer::new(segment.requests(0), start), ..peer.requests };
     let replies = ReplyWriter { ring: Producer::new(segment.replies(0), start), ..peer.replies };
     segment.callee_line(0).started.store(start, Relaxed);
-    (caller, CalleeLane { requests: Consumer::new(segment.requests(0), start), replies, ..peer })
+    (caller, CalleeLane { requests, replies })
 }
 
 proptest! {

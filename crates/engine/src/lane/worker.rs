@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CalleeLane, WorkerLanes};
+use super::{CalleeLane, WorkerLanes, WorkerRest};
 use crate::peer_status::PeerStatus;
 use callgate_os::sync::Ordering::{Acquire, Relaxed};
 use callgate_os::sync::fence;
@@ -18,10 +18,12 @@ impl WorkerLanes {
         let lane = |lane| CachePadded::new(CalleeLane::new(segment, lane, bells));
         Self {
             lanes: segment.geometry().lanes_of(index).map(lane).collect(),
-            worker: segment.worker_line(index),
-            own_bell: bells.worker(index),
-            wait,
-            pace: Pace::new(),
+            rest: WorkerRest {
+                worker: segment.worker_line(index),
+                own_bell: bells.worker(index),
+                wait,
+                pace: Pace::new(),
+            },
             last: 0,
             obeys,
         }
@@ -32,10 +34,10 @@ impl WorkerLanes {
         &mut self.lanes[place]
     }
 
-    /// The lane at index `place`, where [`wait`](Self::wait) found a request; `None` if it found the end.
+    /// The lane at index `place`, where [`wait`](Self::wait) found a request, and how to wait there for more; `None` if it found the end.
     #[inline(always)]
-    pub fn found(&mut self, place: usize) -> Option<&mut CalleeLane> {
-        self.lanes.get_mut(place).map(|lane| &mut **lane)
+    pub(crate) fn found(&mut self, place: usize) -> Option<(&mut CalleeLane, &WorkerRest)> {
+        self.lanes.get_mut(place).map(|lane| (&mut **lane, &self.rest))
     }
 
     /// Whether this worker has the first lane.
@@ -47,7 +49,7 @@ impl WorkerLanes {
     #[cold]
     pub(crate) fn end_soon(&self) {
         // Relaxed: this thread's own note to itself.
-        self.worker.lanes_in_use.fetch_max(ENDING, Relaxed);
+        self.rest.worker.lanes_in_use.fetch_max(ENDING, Relaxed);
     }
 
     /// The addresses of this side's state of each lane.
@@ -76,7 +78,12 @@ impl WorkerLanes {
 
     /// Waits until `is_done`, which may look for requests itself.
     pub(crate) fn wait_until(&self, mut is_done: impl FnMut(Option<usize>) -> bool) {
-        self.waiter(None).wait(Deadline::NEVER, || is_done(self.find(CalleeLane::fetch_lines)));
+        self.rest.waiter(None, self.caller_cpu()).wait(Deadline::NEVER, || is_done(self.find(CalleeLane::fetch_lines)));
+    }
+
+    /// The CPU of the caller that was served last, plus 1.
+    fn caller_cpu(&self) -> u32 {
+        self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu())
     }
 
     /// The number of lanes, which is also the index at which the end is found.
@@ -86,7 +93,7 @@ impl WorkerLanes {
 
     #[inline(never)]
     fn wait_slow(&self, peer_status: Option<&PeerStatus>) -> Option<usize> {
-        let waiter = self.waiter(peer_status);
+        let waiter = self.rest.waiter(peer_status, self.caller_cpu());
         let mut found = None;
         loop {
             let waited = waiter.wait(Deadline::NEVER, || {
@@ -99,21 +106,10 @@ impl WorkerLanes {
         }
     }
 
-    fn waiter<'a>(&'a self, peer_status: Option<&'a PeerStatus>) -> Waiter<'a> {
-        Waiter {
-            bell: &self.worker.bell,
-            sleeper: &*self.own_bell,
-            wait: self.wait,
-            pace: &self.pace,
-            dead: peer_status.map(PeerStatus::dead),
-            peer_cpu: self.lanes.get(self.last).map_or(0, |lane| lane.caller_cpu()),
-        }
-    }
-
     /// The next lane with a request, in turn. Calls `before` before each look.
     #[inline(always)]
     fn find(&self, before: impl Fn(&CalleeLane)) -> Option<usize> {
-        let in_use = self.worker.lanes_in_use.load(Relaxed) as usize;
+        let in_use = self.rest.worker.lanes_in_use.load(Relaxed) as usize;
         let Some(lanes) = self.lanes.get(..in_use) else { return self.find_last() };
         let mut place = self.last;
         for _ in lanes {
@@ -136,5 +132,26 @@ impl WorkerLanes {
         let found = (1..lanes).chain(0..1).find(|&place| self.lanes[place].is_ready());
         // A remote caller may write anything here, and cannot end this process.
         if self.obeys { found.or(Some(lanes)) } else { found }
+    }
+}
+
+impl WorkerRest {
+    fn waiter<'a>(&'a self, peer_status: Option<&'a PeerStatus>, peer_cpu: u32) -> Waiter<'a> {
+        Waiter {
+            bell: &self.worker.bell,
+            sleeper: &*self.own_bell,
+            wait: self.wait,
+            pace: &self.pace,
+            dead: peer_status.map(PeerStatus::dead),
+            peer_cpu,
+        }
+    }
+
+    /// Waits without limit until `is_ready`, which the caller whose CPU is `peer_cpu` brings about by a request. Other requests wait meanwhile.
+    pub(crate) fn wait_for(&self, peer_cpu: u32, is_ready: impl Fn() -> bool) {
+        let waiter = self.waiter(None, peer_cpu);
+        while !is_ready() {
+            waiter.wait(Deadline::NEVER, &is_ready);
+        }
     }
 }

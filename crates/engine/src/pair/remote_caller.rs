@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::{PairEndpoint, RemoteCaller};
-use crate::callee::RequestSource;
 use crate::peer_status::{Cause, PeerStatus};
+use crate::request_source::RequestSource;
 use callgate_transport::archive::copy_out;
 use callgate_transport::bounds::PAIR_COPY_KEPT;
 use callgate_transport::commit::{ALIGN, BlockRef};

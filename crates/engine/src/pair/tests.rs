@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::{Introduction, PairEndpoint, RemoteCaller, call, geometry, geometry_of, serve};
-use crate::callee::RequestSource;
 use crate::caller::Caller;
 use crate::control::{Control, Message};
 use crate::host::Host;
+use crate::request_source::RequestSource;
 use crate::service::{Exchange, Method};
 use callgate_os::mapping::Protection;
 use callgate_os::memfd;
@@ -44,7 +44,8 @@ impl Host for Doubler {
     }
 }
 
-static METHOD: Method = Method { service: "", name: "double", index: 0, interface: None, idempotent: false };
+static METHOD: Method =
+    Method { service: "", name: "double", index: 0, interface: None, idempotent: false, lends: false };
 const LIMITS: Limits = Limits { max_payload: 8 << 20, retained: 1 << 20 };
 const TIMEOUT: Option<Duration> = Some(Duration::from_secs(30));
 

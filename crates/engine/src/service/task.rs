@@ -12,6 +12,7 @@ use callgate_transport::decoder::Transfer;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::reading::ForArguments;
 use callgate_transport::request::{Request, RequestSpan};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -74,8 +75,12 @@ impl TaskCall {
         Box::pin(async move {
             let turn = service.turn(want).await;
             Box::new(move |exchange: &mut Exchange<'_>| match want {
-                Want::Shared => dispatch(LockedService::Shared(&service.share(turn)), Incoming(exchange)),
-                Want::Exclusive => dispatch(LockedService::Exclusive(&mut service.exclude(turn)), Incoming(exchange)),
+                Want::Shared => {
+                    dispatch(LockedService::Shared(&service.share(turn)), Incoming { exchange, traits: &() })
+                }
+                Want::Exclusive => {
+                    dispatch(LockedService::Exclusive(&mut service.exclude(turn)), Incoming { exchange, traits: &() })
+                }
             }) as Finish<'a>
         })
     }
@@ -103,16 +108,18 @@ pub(crate) enum LockedService<'g, 'a, T> {
 }
 
 impl<T> Access<T> for LockedService<'_, '_, T> {
-    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> R {
-        match self {
+    type Refusal = Infallible;
+
+    fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, Infallible> {
+        Ok(match self {
             Self::Shared(service) => method(service),
             Self::Exclusive(service) => method(service),
-        }
+        })
     }
 
-    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> R {
+    fn exclusive<R>(self, method: impl FnOnce(&mut T) -> R) -> Result<R, Infallible> {
         match self {
-            Self::Exclusive(service) => method(service),
+            Self::Exclusive(service) => Ok(method(service)),
             Self::Shared(_) => unreachable!("the block says which of its methods are exclusive"),
         }
     }

@@ -66,7 +66,7 @@ impl<T: Service> TaskHost for AsyncHost<T> {
     fn control(&self, kind: Kind, exchange: &mut Exchange<'_>) {
         match kind {
             Kind::Flush => exchange.reply(Kind::Flush, &()),
-            Kind::Construct => drop(self.service.replace(T::construct(Incoming(exchange)))),
+            Kind::Construct => drop(self.service.replace(T::construct(Incoming { exchange, traits: &() }))),
             Kind::Bind => self.interfaces.bind(exchange, |offset, key| {
                 self.parent.task_dispatch_at(offset).or_else(|| self.parent.task_dispatch_of(key))
             }),

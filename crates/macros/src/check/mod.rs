@@ -157,6 +157,7 @@ fn idempotent(method: &MethodModel, refusals: &mut Refusals) {
             "every child that takes over from one that died is made by its constructor anyway"
         }
         MethodKind::Local => "this runs in the caller, where nothing is tried again",
+        _ if method.stream.is_some() => "a stream ends with the child that it comes from: nothing opens it again",
         _ => return,
     };
     if let Some(promise) = method.idempotent {

@@ -6,9 +6,11 @@ use syn::{
     WherePredicate,
 };
 
+use crate::callback::{self, CallbackType};
 use crate::docs::plain;
 use crate::model::{MethodKind, MethodModel};
 use crate::refusals::Refusals;
+use crate::stream;
 use crate::types::{self, TypePart, spelled};
 
 /// The largest tuple that rkyv supports.
@@ -39,9 +41,13 @@ impl SignatureCheck<'_> {
             }
         }
         self.count();
-        let output = types::future_of(sig).or(returned(sig));
-        if let (Some(ty), false) = (output, self.method.is_constructor()) {
-            self.inside(ty, TypePlace::Output);
+        let is_constructor = self.method.is_constructor();
+        match (types::future_of(sig), returned(sig), stream::returned(sig)) {
+            (Some(ty), ..) if !is_constructor => self.inside(ty, TypePlace::Output),
+            (None, Some(ty), Some(_)) if self.in_trait => self.refuse(ty, STREAM_OF_TRAIT),
+            (None, _, Some((item, _))) => self.inside(item, TypePlace::Output),
+            (None, Some(ty), None) if !is_constructor => self.inside(ty, TypePlace::Output),
+            _ => {}
         }
     }
 
@@ -120,10 +126,49 @@ impl SignatureCheck<'_> {
         if let Some(attr) = input.attrs.iter().find(is_condition) {
             self.refuse(attr, "an argument cannot come and go: put the condition on the whole method");
         }
-        match types::bare(&input.ty) {
+        match callback::read(&input.ty) {
+            Some(callback) => self.callback(&input.ty, callback),
+            None => self.crosses(&input.ty),
+        }
+    }
+
+    fn crosses(&mut self, ty: &Type) {
+        match types::bare(ty) {
             Type::Reference(reference) => self.borrowed(reference),
             ty => self.inside(ty, TypePlace::Argument),
         }
+    }
+
+    fn callback(&mut self, ty: &Type, callback: CallbackType<'_>) {
+        if self.method.is_constructor() {
+            return self.refuse(ty, "a constructor may run again, when its caller is gone: it has no callbacks");
+        }
+        for other in &callback.others {
+            self.refuse(
+                other,
+                "a callback stays on the thread that calls the method, and only the method uses it: leave this out",
+            );
+        }
+        for param in &callback.params {
+            let archived = |ty| types::argument_of(types::bare(ty), "Archived").is_some();
+            match types::bare(param) {
+                Type::Reference(reference) if archived(&reference.elem) => {
+                    self.refuse(param, "a callback gets values: leave out the `Archived`");
+                }
+                _ => self.crosses(param),
+            }
+        }
+        if self.method.is_async {
+            self.refuse(ty, "an async method leaves its thread while it waits, and could not be answered there: make it a plain `fn`");
+        }
+        if self.method.stream.is_some() {
+            self.refuse(ty, "an iterator that a method returns outlives its call, and so nobody would run this: return what it gives");
+        }
+        if callback.params.len() > MOST_ARGUMENTS {
+            let why = format!("a callback has at most {MOST_ARGUMENTS} arguments: put some of them into a struct");
+            self.refuse(ty, why);
+        }
+        callback.output.into_iter().for_each(|ty| self.inside(ty, TypePlace::Output));
     }
 
     fn borrowed(&mut self, reference: &TypeReference) {
@@ -136,6 +181,11 @@ impl SignatureCheck<'_> {
             );
         } else if reference.lifetime.as_ref().is_some_and(|lifetime| lifetime.ident == "static") {
             self.refuse(reference, "the child has an argument for one call only: leave out the `'static`");
+        } else if self.method.stream.is_some() && types::argument_of(inner, "Archived").is_some() {
+            self.refuse(
+                reference,
+                "a stream keeps its arguments, and the archive is there for one call only: take the value",
+            );
         } else if self.in_trait && types::argument_of(inner, "Archived").is_some() {
             self.refuse(reference, "a trait's callers have only the archive, but a bridge sends what it was made from");
         } else {
@@ -149,9 +199,10 @@ impl SignatureCheck<'_> {
             TypePart::Reference(reference) => self.refuse(reference, place.reference(reference)),
             TypePart::Lifetime(lifetime) => self.refuse(lifetime, place.lifetime()),
             TypePart::Pointer(ty) => self.refuse(ty, "a pointer means nothing in another process: pass the value"),
-            TypePart::Function(ty) => {
-                self.refuse(ty, "a function has no address in another process: pass what it is to do")
-            }
+            TypePart::Function(ty) => self.refuse(
+                ty,
+                "a function has no address in another process: take `&mut dyn FnMut(..)`, which calls back",
+            ),
             TypePart::Dyn(ty) => {
                 self.refuse(ty, "what is behind `dyn` is not known: use an enum or, for an error, its text")
             }
@@ -168,6 +219,8 @@ impl SignatureCheck<'_> {
 }
 
 const SELF_ALONE: &str = "`Self` would be the bridge, which cannot cross: a trait with this function cannot be bridged";
+
+const STREAM_OF_TRAIT: &str = "a bridge has items that may fail to come, and the trait wants this very iterator: put the method on the type's own block";
 
 fn returned(sig: &Signature) -> Option<&Type> {
     match &sig.output {

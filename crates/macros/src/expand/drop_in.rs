@@ -49,7 +49,7 @@ fn bridge(block: &ImplBlock) -> TokenStream {
 /// A body that calls over the bridge; a function without `self` runs in the caller.
 pub(crate) fn forwarded(block: &ImplBlock, interface: &Path, method: &MethodModel) -> TokenStream {
     let (ty, name, shown, output) = (&block.service.ty, method.name(), &method.shown, &method.output);
-    let arguments = method.arguments.iter().map(|argument| &argument.name);
+    let arguments = method.in_order(|_, argument| argument.name.clone(), |_, callback| callback.name.clone());
     match method.kind {
         MethodKind::Local => {
             let awaited = method.sig.asyncness.map(|_| quote!(.await));
@@ -96,8 +96,8 @@ fn signature(block: &ImplBlock, method: &MethodModel) -> TokenStream {
         FnArg::Typed(input) => Some(input),
         FnArg::Receiver(_) => None,
     });
-    for (input, argument) in typed.zip(&method.arguments) {
-        let name = &argument.name;
+    let names = method.in_order(|_, argument| argument.name.clone(), |_, callback| callback.name.clone());
+    for (input, name) in typed.zip(names) {
         *input.pat = parse_quote!(#name);
     }
     sig.into_token_stream()

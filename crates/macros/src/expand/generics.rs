@@ -8,7 +8,7 @@ use syn::{
 };
 
 use crate::docs::plain;
-use crate::model::{ImplBlock, MethodModel, Passing, free_name};
+use crate::model::{ImplBlock, MethodModel, Passing, free_name, passing};
 use crate::types;
 
 /// Writes an impl with the block's generics and a bridge's requirements: `'static`, and `Transfer` for everything that crosses.
@@ -111,7 +111,11 @@ fn crossing_types(block: &ImplBlock) -> impl Iterator<Item = (&MethodModel, &Typ
         let arguments =
             method.arguments.iter().filter(|argument| argument.passing != Passing::Text).map(|argument| &argument.ty);
         let output = (!method.is_constructor()).then_some(&method.output);
-        arguments.chain(output).map(move |ty| (method, ty))
+        let called = method.callbacks.iter().flat_map(|callback| {
+            let params = callback.params.iter().map(passing).filter(|(passing, _)| *passing != Passing::Text);
+            params.map(|(_, ty)| ty).chain([&callback.output])
+        });
+        arguments.chain(output).chain(called).map(move |ty| (method, ty))
     })
 }
 

@@ -1,11 +1,13 @@
 //! Writes the code of a block that has no refusals.
 
 pub(crate) mod builders;
+mod callbacks;
 pub(crate) mod drop_in;
 pub(crate) mod generics;
 pub(crate) mod proxy;
 mod request;
 pub(crate) mod service;
+mod stream;
 mod tasks;
 
 use proc_macro2::TokenStream;

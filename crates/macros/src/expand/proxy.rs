@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::generics::{self, ProxyGenerics};
-use super::request;
+use super::{callbacks, request};
 use crate::docs;
 use crate::model::{ImplBlock, MethodModel};
 
@@ -61,12 +61,30 @@ pub(crate) fn call(block: &ImplBlock, method: &MethodModel, mode: &syn::Ident) -
     let (parameters, tuple) = (request::parameters(method), request::tuple(method));
     let descriptor = request::descriptor(block, method);
     let separator = (!parameters.is_empty()).then(|| quote!(,));
+    if !method.callbacks.is_empty() {
+        let answers = callbacks::answers(method);
+        return quote! {
+            #docs
+            #vis fn #shown<'__callgate>(&self #separator #parameters) -> #mode::Conversed<'__callgate, #output>
+            where
+                #mode: ::__callgate::__codegen::Converse,
+            {
+                ::__callgate::__codegen::Converse::converse::<_, #output, _>(&self.__mode, #descriptor, #tuple, #answers)
+            }
+        };
+    }
+    let (out, way) = way(method);
     quote! {
         #docs
-        #vis fn #shown(&self #separator #parameters) -> #mode::Out<#output> {
-            ::__callgate::__codegen::Mode::call::<_, #output>(&self.__mode, #descriptor, #tuple)
+        #vis fn #shown(&self #separator #parameters) -> #mode::#out<#output> {
+            ::__callgate::__codegen::Mode::#way::<_, #output>(&self.__mode, #descriptor, #tuple)
         }
     }
+}
+
+/// What a mode makes of the method's result, and how it calls the method.
+pub(crate) fn way(method: &MethodModel) -> (TokenStream, TokenStream) {
+    if method.stream.is_some() { (quote!(Items), quote!(open)) } else { (quote!(Out), quote!(call)) }
 }
 
 /// The original method's visibility; a trait's methods are as public as the proxy.

@@ -2,25 +2,32 @@
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::Index;
 use syn::spanned::Spanned;
+use syn::{Ident, Index, Type};
 
+use super::callbacks;
 use crate::docs::plain;
 use crate::model::{Argument, ImplBlock, MethodModel, Passing};
 
 /// The caller's parameters: `n: u64, name: &str`.
 pub(crate) fn parameters(method: &MethodModel) -> TokenStream {
-    let parameters = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
+    let parameter = |_, Argument { name, passing, ty }: &Argument| match passing {
         Passing::Value => quote!(#name: #ty),
         Passing::Borrowed | Passing::Archived | Passing::Text => quote!(#name: &#ty),
         Passing::Native | Passing::Slice => quote!(#name: &[#ty]),
-    });
+    };
+    let parameters = method.in_order(parameter, |_, callback| callbacks::parameter(callback));
     quote!(#(#parameters),*)
 }
 
 /// The tuple that is sent: `(Own(n), Text(name),)`.
 pub(crate) fn tuple(method: &MethodModel) -> TokenStream {
-    let elements = method.arguments.iter().map(|Argument { name, passing, ty }| match passing {
+    sent(method.arguments.iter().map(|Argument { name, passing, ty }| (name, *passing, ty)))
+}
+
+/// The same, of any arguments.
+pub(crate) fn sent<'a>(arguments: impl Iterator<Item = (&'a Ident, Passing, &'a Type)>) -> TokenStream {
+    let elements = arguments.map(|(name, passing, ty)| match passing {
         Passing::Value => quote_spanned!(ty.span()=> ::__callgate::__codegen::Own(#name)),
         Passing::Borrowed | Passing::Archived => quote_spanned!(ty.span()=> ::__callgate::__codegen::Val(#name)),
         Passing::Text => quote!(::__callgate::__codegen::Text(#name)),
@@ -31,7 +38,12 @@ pub(crate) fn tuple(method: &MethodModel) -> TokenStream {
 
 /// The tuple's type: `(Own<u64>, Text<'static>,)`.
 pub(crate) fn tuple_type(method: &MethodModel) -> TokenStream {
-    let elements = method.arguments.iter().map(|Argument { passing, ty, .. }| match passing {
+    sent_type(method.arguments.iter().map(|Argument { passing, ty, .. }| (*passing, ty)))
+}
+
+/// The same, of any arguments.
+pub(crate) fn sent_type<'a>(arguments: impl Iterator<Item = (Passing, &'a Type)>) -> TokenStream {
+    let elements = arguments.map(|(passing, ty)| match passing {
         Passing::Value => quote!(::__callgate::__codegen::Own<#ty>),
         Passing::Borrowed | Passing::Archived => quote!(::__callgate::__codegen::Val<'static, #ty>),
         Passing::Text => quote!(::__callgate::__codegen::Text<'static>),
@@ -81,6 +93,7 @@ pub(crate) fn descriptor(block: &ImplBlock, method: &MethodModel) -> TokenStream
                 index: #index,
                 interface: #interface,
                 idempotent: #idempotent,
+                lends: <#ty as ::__callgate::__codegen::Service>::LENDS,
             }
         }
     }

@@ -1,10 +1,10 @@
 //! The callee's side: a match over the table's indices.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 
 use super::generics::{self, ProxyGenerics};
-use super::{proxy, request, tasks};
+use super::{callbacks, proxy, request, stream, tasks};
 use crate::docs::plain;
 use crate::model::{ImplBlock, MethodKind, MethodModel};
 
@@ -33,6 +33,11 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
     let (ty, name, mode) = (&block.service.ty, plain(&block.service.name), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let (construction, deprecated) = (proxy::construction(block), deprecated(block));
+    let lends = stream::lends(block).then(|| {
+        quote!(
+            const LENDS: bool = true;
+        )
+    });
     generics::impls(block, None, |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
@@ -40,6 +45,7 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
             #deprecated
             impl #impl_generics ::__callgate::__codegen::Service for #ty #conditions {
                 const NAME: &'static str = #name;
+                #lends
                 type Calls<#mode: ::__callgate::__codegen::Mode> = #proxy;
                 fn calls<#mode: ::__callgate::__codegen::Mode>(__mode: #mode) -> Self::Calls<#mode> { #construction }
                 #answers
@@ -123,7 +129,8 @@ fn fingerprint(block: &ImplBlock) -> TokenStream {
             MethodKind::Constructor { .. } => quote!(constructor::<#tuple>),
             _ => quote!(method::<#tuple, #output>),
         };
-        quote!(#(#cfgs)* let __of = __of.#step(#name, #signature);)
+        let callbacks = callbacks::fingerprint(method);
+        quote!(#(#cfgs)* let __of = __of.#step(#name, #signature)#callbacks;)
     });
     quote!(#(#steps)* __of)
 }
@@ -146,9 +153,23 @@ fn dispatch(block: &ImplBlock) -> TokenStream {
     let arms = block.proxied().map(|method| {
         let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
         let (parameter, body) = (request::closure_parameter(method), body(block, method));
-        quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output>(|#parameter| #body),)
+        match (method.stream, method.callbacks.is_empty()) {
+            (Some(borrowing), _) => {
+                let opened = stream::opened(block, method, borrowing, &body);
+                quote!(#(#cfgs)* #index => #opened,)
+            }
+            (None, true) => quote!(#(#cfgs)* #index => __call.answer::<#tuple, #output, _>(|#parameter| #body),),
+            (None, false) => {
+                quote!(#(#cfgs)* #index => __call.converse::<#tuple, #output, _>(|#parameter, __talk| #body),)
+            }
+        }
     });
     quote!(match __call.index() { #(#arms)* _ => __call.unknown() })
+}
+
+/// How a method reaches the service.
+pub(crate) fn way(method: &MethodModel) -> TokenStream {
+    if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) }
 }
 
 /// Names for the arguments that the callee has made.
@@ -160,6 +181,7 @@ pub(super) fn argument_names(method: &MethodModel) -> Vec<Ident> {
 fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
     let (ty, name, received) = (&block.service.ty, method.name(), request::received(method));
     let names = argument_names(method);
+    let passed = method.in_order(|index, _| names[index].to_token_stream(), callbacks::passed);
     let run = match (&method.kind, block.interface()) {
         (MethodKind::Get(field), _) => {
             // If the field's type has no `Clone`, the error shows up where the getter was requested.
@@ -167,14 +189,23 @@ fn body(block: &ImplBlock, method: &MethodModel) -> TokenStream {
             quote_spanned!(there=> ::core::clone::Clone::clone(&__service.#field))
         }
         (MethodKind::Set(field), _) => quote!(__service.#field = #(#names)*),
-        (MethodKind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#names),*)),
-        (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#names),*)),
-        _ => quote!(<#ty>::#name(#(#names),*)),
+        (MethodKind::Method, Some(interface)) => quote!(<#ty as #interface>::#name(__service, #(#passed),*)),
+        (MethodKind::Method, None) => quote!(<#ty>::#name(__service, #(#passed),*)),
+        _ => quote!(<#ty>::#name(#(#passed),*)),
     };
-    let service = if method.kind == MethodKind::Function { quote!(_) } else { quote!(__service) };
-    let way = if method.is_exclusive() { quote!(exclusive) } else { quote!(shared) };
     // Where calls are no tasks, the worker drives the future.
     let run = if method.is_async { quote!(::__callgate::__codegen::block_on(#run)) } else { run };
-    let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, |#service| #run));
+    let run = match (&method.stream, &method.output) {
+        (Some(_), item) => {
+            quote!(::std::boxed::Box::new(#run) as ::__callgate::__codegen::BoxedIterator<'static, #item>)
+        }
+        (None, _) => run,
+    };
+    let (way, run) = match (method.callbacks.is_empty(), method.kind == MethodKind::Function) {
+        (false, _) => callbacks::conversation(method, ty, run),
+        (true, true) => (quote!(free), quote!(|| #run)),
+        (true, false) => (way(method), quote!(|__service| #run)),
+    };
+    let run = quote!(::__callgate::__codegen::Access::<#ty>::#way(__access, #run));
     if names.is_empty() { run } else { quote!(match (#received,) { (#(#names,)*) => #run }) }
 }

@@ -13,6 +13,7 @@ fn a_block_in_order_is_not_refused() {
             pub fn d(&self) {}
             #[cfg(windows)]
             pub fn d(&self, number: u8) {}
+            pub fn e<'a>(&'a self, text: &'a str) -> impl Iterator<Item = String> + use<'a> {}
             fn stop(self) -> impl Iterator {}
             #[bridge(skip)]
             pub async fn kill<T>(&mut self, value: &mut T) -> &T {}
@@ -58,7 +59,7 @@ fn a_block_in_order_is_not_refused() {
 }
 
 /// Methods, and a part of the refusal of each.
-const SIGNATURES: [(&str, &str); 24] = [
+const SIGNATURES: [(&str, &str); 28] = [
     ("pub async fn open() -> Self {}", "async"),
     ("pub unsafe fn f(&self) {}", "unsafe"),
     (r#"pub extern "C" fn f(&self) {}"#, "leave out the ABI"),
@@ -83,6 +84,10 @@ const SIGNATURES: [(&str, &str); 24] = [
     ("pub fn f(&self) -> Box<dyn Error> {}", "behind `dyn`"),
     ("pub fn f(&self) -> impl Copy {}", "behind `impl`"),
     ("pub fn f(&self) -> ! {}", "instead of `!`"),
+    ("pub fn f(&self) -> impl Iterator<Item = &str> {}", "return `String`"),
+    ("pub fn f(&self) -> impl Iterator {}", "behind `impl`"),
+    ("pub fn f(&self) -> Option<impl Iterator<Item = u8>> {}", "behind `impl`"),
+    ("pub fn f(&self, a: &Archived<u8>) -> impl Iterator<Item = u8> {}", "for one call only"),
 ];
 
 #[test]

@@ -17,6 +17,7 @@ mod own_types;
 mod places;
 mod renamed;
 mod shared_boxes;
+mod streams;
 mod viewable;
 
 callgate::test_support!();

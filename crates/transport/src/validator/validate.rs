@@ -26,7 +26,11 @@ pub(crate) unsafe fn validate<A: Checked>(root: *const A, bytes: &[u8], until: D
     let mut validator = Validator { until, ..Validator::new(bytes, size_of::<A>()) };
     // SAFETY: aligned, and within `bytes`: the caller's duty.
     match unsafe { A::check_bytes(root, rancor::Strategy::wrap(&mut validator)) } {
-        Ok(()) => Ok(validator.bounds.need()),
+        Ok(()) => {
+            let need = validator.bounds.need();
+            validator.end();
+            Ok(need)
+        }
         Err(_) => {
             let why = validator.why();
             drop(validator);

@@ -91,6 +91,12 @@ impl ZstBudget {
         Self { counted: 0, most: len.max(ZERO_SIZED) + len, is_full: false, scans: None }
     }
 
+    /// Whether it holds memory.
+    #[inline(always)]
+    pub(super) fn has_scans(&self) -> bool {
+        self.scans.is_some()
+    }
+
     /// Whether more elements were counted than allowed.
     #[inline(always)]
     pub(super) fn is_over(&self) -> bool {
