@@ -6,7 +6,7 @@ use super::Opening;
 use super::doorbell::Doorbell;
 use super::reactor;
 use super::target::Target;
-use callgate_engine::caller::{self, Answered, Callbacks, Converse, PendingCall, Question};
+use callgate_engine::caller::{self, Answered, Answerer, Converse, PendingCall, Question};
 use callgate_engine::service::{Method, Mode, sealed};
 use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::Deadline;
@@ -203,12 +203,12 @@ impl<R: Transfer> fmt::Debug for Pending<R> {
 /// ```
 #[must_use = "its callbacks run only while it is awaited or waited for"]
 pub struct Conversing<'c, R: Transfer> {
-    call: caller::Conversing<R>,
-    callbacks: Box<Callbacks<'c>>,
+    call: caller::PendingConversation<R>,
+    callbacks: Box<Answerer<'c>>,
 }
 
 impl<R: Transfer> Conversing<'_, R> {
-    /// Waits for the result. Callbacks run on this thread meanwhile.
+    /// Waits for the result. Answerer run on this thread meanwhile.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::supervisor::{Supervisor, no_restart};
-use callgate_engine::caller::{CallContext, Callbacks, Caller, Conversing, PendingCall, StreamCall};
+use callgate_engine::caller::{Answerer, CallContext, Caller, PendingCall, PendingConversation, StreamCall};
 use callgate_engine::service::Method;
 use callgate_transport::decoder::Transfer;
 use callgate_transport::error::{CallError, Exit};
@@ -51,7 +51,7 @@ impl Target {
         method: &'static Method,
         args: A,
         timeout: Option<Duration>,
-        callbacks: &mut Callbacks<'_>,
+        callbacks: &mut Answerer<'_>,
     ) -> Result<R, CallError> {
         match self {
             Target::Single(caller) => {
@@ -67,8 +67,8 @@ impl Target {
         method: &'static Method,
         args: A,
         timeout: Option<Duration>,
-        callbacks: &mut Callbacks<'_>,
-    ) -> Conversing<R> {
+        callbacks: &mut Answerer<'_>,
+    ) -> PendingConversation<R> {
         match self {
             Target::Single(caller) => caller.begin_conversing(method, args, timeout, callbacks),
             Target::Supervised(supervisor) => match supervisor.now(method) {

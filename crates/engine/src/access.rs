@@ -92,7 +92,7 @@ impl<T> Access<T> for &Arc<StreamedService<T>> {
 }
 
 /// The service within a method that calls back, for calls that come from the callback: what the method itself has of it.
-pub struct Lent<'a, T>(pub Option<&'a T>);
+pub struct LentService<'a, T>(pub Option<&'a T>);
 
 /// Why a callback cannot have the service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,15 +109,15 @@ impl fmt::Display for InUse {
     }
 }
 
-impl<T> Clone for Lent<'_, T> {
+impl<T> Clone for LentService<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Lent<'_, T> {}
+impl<T> Copy for LentService<'_, T> {}
 
-impl<T> Access<T> for Lent<'_, T> {
+impl<T> Access<T> for LentService<'_, T> {
     type Refusal = InUse;
 
     fn shared<R>(self, method: impl FnOnce(&T) -> R) -> Result<R, InUse> {
@@ -138,7 +138,7 @@ pub enum AnyAccess<'a, T> {
     Alone(&'a mut T),
     Parallel(&'a SharedService<T>),
     Streamed(&'a Arc<StreamedService<T>>),
-    Lent(Lent<'a, T>),
+    Lent(LentService<'a, T>),
 }
 
 /// A refusal in words.

@@ -18,7 +18,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::access::Lent;
+use crate::access::LentService;
 use crate::child_memory::confused;
 use crate::host::Traits;
 use crate::service::{Exchange, Incoming, Service, UNREADABLE, readable};
@@ -76,7 +76,7 @@ impl Conversation<'_, '_> {
     pub fn run<T: Service, R>(self, service: Option<&T>, method: impl FnOnce(&Asker<'_, '_>) -> R) -> R {
         let traits = self.traits.downcast_ref::<Traits<T>>();
         let within = |kind: Kind, exchange: &mut Exchange<'_>| match traits {
-            Some(traits) => traits.carry_out_lent(Lent(service), kind, exchange),
+            Some(traits) => traits.carry_out_lent(LentService(service), kind, exchange),
             None => exchange.refuse("its dispatch is for another service"),
         };
         method(&Asker { exchange: RefCell::new(self.exchange), within: &within, is_over: Cell::new(false) })

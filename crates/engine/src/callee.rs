@@ -11,7 +11,7 @@ use crate::lane::{WorkerBell, WorkerLanes};
 use crate::panic;
 use crate::peer_status::PeerStatus;
 use crate::request_source::RequestSource;
-use crate::service::{Exchange, Service, Turns};
+use crate::service::{Exchange, Service, TurnContext};
 use crate::shared_service::SharedService;
 use crate::streamed_service::StreamedService;
 use crate::trusted::TrustedParent;
@@ -327,7 +327,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
         let is_readable = request.is_ok();
         let request = request.unwrap_or(RequestSpan::none());
-        let turns = Some(Turns { rest, source: &self.asker });
+        let turns = Some(TurnContext { rest, source: &self.asker });
         let mut exchange = Exchange { slot, alloc, request, call, replied: None, is_one_way, turns };
         match is_withdrawn && kind == Kind::Call {
             true => exchange.replied = Some(Kind::Withdrawn),

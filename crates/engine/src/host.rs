@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::access::{AnyAccess, Lent, NO_SERVICE};
+use crate::access::{AnyAccess, LentService, NO_SERVICE};
 use crate::service::{Dispatch, Exchange, Incoming, MAX_INTERFACES, Service};
 use crate::shared_service::SharedService;
 use crate::streamed_service::StreamedService;
@@ -307,7 +307,7 @@ impl<T: Service> Traits<T> {
     }
 
     /// Carries out a request that comes from a callback, within the method that called back.
-    pub(crate) fn carry_out_lent(&self, service: Lent<'_, T>, kind: Kind, exchange: &mut Exchange<'_>) {
+    pub(crate) fn carry_out_lent(&self, service: LentService<'_, T>, kind: Kind, exchange: &mut Exchange<'_>) {
         match kind {
             Kind::Call => {
                 let incoming = Incoming { exchange, traits: self };

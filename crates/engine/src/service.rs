@@ -270,12 +270,12 @@ pub struct Exchange<'a> {
     /// Nobody wants the value.
     pub(crate) is_one_way: bool,
     /// `None` for a task, which cannot call back.
-    pub(crate) turns: Option<Turns<'a>>,
+    pub(crate) turns: Option<TurnContext<'a>>,
 }
 
 /// What a method needs that calls back: how its worker waits, and who makes its requests.
 #[derive(Clone, Copy)]
-pub(crate) struct Turns<'a> {
+pub(crate) struct TurnContext<'a> {
     pub rest: &'a WorkerRest,
     pub source: &'a dyn RequestSource,
 }

@@ -8,7 +8,7 @@ use syn::{
 use crate::types;
 
 /// An argument that the method asks.
-pub(crate) struct Callback {
+pub(crate) struct CallbackArgument {
     /// A plain name, like that of any argument.
     pub(crate) name: Ident,
     /// Its position among all arguments.
@@ -72,10 +72,10 @@ pub(crate) fn read(ty: &Type) -> Option<CallbackType<'_>> {
 
 impl CallbackType<'_> {
     /// The argument of this type.
-    pub(crate) fn named(self, name: Ident, position: usize, in_type: impl Fn(&Type) -> Type) -> Callback {
+    pub(crate) fn named(self, name: Ident, position: usize, in_type: impl Fn(&Type) -> Type) -> CallbackArgument {
         let output = self.output.map_or_else(|| parse_quote!(()), &in_type);
         let params = self.params.into_iter().map(in_type).collect();
-        Callback { name, position, kind: self.kind, params, output }
+        CallbackArgument { name, position, kind: self.kind, params, output }
     }
 }
 

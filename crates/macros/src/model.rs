@@ -8,7 +8,7 @@ use syn::{
     ReceiverKind, ReturnType, Signature, Type, Visibility, parse_quote,
 };
 
-use crate::callback::{self, Callback};
+use crate::callback::{self, CallbackArgument};
 use crate::parse::{Function, Parsed};
 use crate::stream::{self, Borrowing};
 use crate::types::{self, SelfType};
@@ -49,7 +49,7 @@ pub(crate) struct MethodModel {
     /// Those that cross.
     pub(crate) arguments: Vec<Argument>,
     /// Those that stay with the caller.
-    pub(crate) callbacks: Vec<Callback>,
+    pub(crate) callbacks: Vec<CallbackArgument>,
     /// The return type; `()` if there is none. Of a stream, the type of its items; of an async method, what its future gives.
     pub(crate) output: Type,
     /// What its iterator may borrow, if it returns one.
@@ -290,7 +290,7 @@ impl MethodModel {
     pub(crate) fn in_order<R>(
         &self,
         argument: impl Fn(usize, &Argument) -> R,
-        callback: impl Fn(usize, &Callback) -> R,
+        callback: impl Fn(usize, &CallbackArgument) -> R,
     ) -> Vec<R> {
         let mut all: Vec<R> = self.arguments.iter().enumerate().map(|(number, of)| argument(number, of)).collect();
         for (number, of) in self.callbacks.iter().enumerate() {
@@ -367,7 +367,7 @@ fn is_self(ty: &Type, self_type: &SelfType) -> bool {
     types::is_word(ty, "Self") || spelling(ty) == spelling(&self_type.ty)
 }
 
-fn arguments(sig: &Signature, self_type: &SelfType) -> (Vec<Argument>, Vec<Callback>) {
+fn arguments(sig: &Signature, self_type: &SelfType) -> (Vec<Argument>, Vec<CallbackArgument>) {
     let inputs = || sig.inputs.iter().filter_map(typed);
     let mut taken: Vec<Ident> = inputs().filter_map(|input| written_name(&input.pat)).collect();
     let (mut arguments, mut callbacks) = (Vec::new(), Vec::new());

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Phase, SupervisedChild, Supervisor, SupervisorState};
-use callgate_engine::caller::{CallContext, Callbacks, Caller};
+use callgate_engine::caller::{Answerer, CallContext, Caller};
 use callgate_engine::service::Method;
 use callgate_transport::doorbell::Deadline;
 use callgate_transport::error::{CallError, Payload, Started};
@@ -37,7 +37,7 @@ impl Supervisor {
         method: &'static Method,
         args: A,
         timeout: Option<Duration>,
-        callbacks: &mut Callbacks<'_>,
+        callbacks: &mut Answerer<'_>,
     ) -> Result<R, CallError> {
         self.attempt(&CallContext::new(method, timeout), args, |caller, context, args| {
             caller.call_conversing(context, args, callbacks)

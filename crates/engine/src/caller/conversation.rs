@@ -29,17 +29,17 @@ use std::sync::Arc;
 const RESTLESS: &str = "a callback of a method that was to end";
 
 /// A call whose method calls back, while it lasts.
-pub(super) struct Talk<'a> {
+pub(super) struct OpenConversation<'a> {
     /// The lane; `None` while it is lent to a callback.
     pub(super) claim: Option<LaneClaim<'a>>,
     /// The position of the last request.
     pub(super) position: u64,
-    pub(super) state: TalkState,
+    pub(super) state: ConversationState,
 }
 
 /// What a conversation knows between its turns.
 #[derive(Default)]
-pub(super) struct TalkState {
+pub(super) struct ConversationState {
     /// Where the call is nested, if it is.
     pub(super) at: Option<At>,
     /// Whether a callback has been asked for.
@@ -48,7 +48,7 @@ pub(super) struct TalkState {
     pub(super) panic: Option<Box<dyn Any + Send>>,
 }
 
-impl TalkState {
+impl ConversationState {
     /// What the call comes to.
     ///
     /// # Panics
@@ -63,7 +63,7 @@ impl TalkState {
     }
 }
 
-impl<'a> Talk<'a> {
+impl<'a> OpenConversation<'a> {
     pub(super) fn lane(&mut self) -> &mut LaneClaim<'a> {
         match &mut self.claim {
             Some(claim) => claim,
@@ -75,7 +75,7 @@ impl<'a> Talk<'a> {
 /// A question of a method that calls back, for the callback that it names.
 pub struct Question<'x, 'a> {
     caller: &'a Caller,
-    talk: &'x mut Talk<'a>,
+    talk: &'x mut OpenConversation<'a>,
     context: &'x CallContext,
     number: u64,
 }
@@ -84,7 +84,7 @@ pub struct Question<'x, 'a> {
 pub struct Answered(Result<u64, CallError>);
 
 /// The callbacks of a call: runs the one that the question names.
-pub type Callbacks<'c> = dyn FnMut(Question<'_, '_>) -> Answered + 'c;
+pub type Answerer<'c> = dyn FnMut(Question<'_, '_>) -> Answered + 'c;
 
 /// A way of calling in which methods may call back.
 ///
@@ -118,7 +118,7 @@ impl Caller {
         &self,
         context: &CallContext,
         args: &mut Option<A>,
-        callbacks: &mut Callbacks<'_>,
+        callbacks: &mut Answerer<'_>,
     ) -> Result<R, CallError> {
         let mut context = *context;
         self.may_converse(&context)?;
@@ -130,8 +130,8 @@ impl Caller {
         failpoints::reach(Step::ParentLaneClaimed);
         let mut lane = claim;
         let position = self.send_kept_on(&mut lane, Ask { kind: Kind::Call, call }, args, &context)?;
-        let state = TalkState { at: nest::current(), ..TalkState::default() };
-        let mut talk = Talk { claim: Some(lane), position, state };
+        let state = ConversationState { at: nest::current(), ..ConversationState::default() };
+        let mut talk = OpenConversation { claim: Some(lane), position, state };
         let outcome = self.take_turns(&mut talk, &context, callbacks);
         drop(talk.claim);
         if talk.state.has_asked {
@@ -143,9 +143,9 @@ impl Caller {
     /// Answers questions until the method's value is there.
     pub(super) fn take_turns<'a, R: Reply>(
         &'a self,
-        talk: &mut Talk<'a>,
+        talk: &mut OpenConversation<'a>,
         context: &CallContext,
-        callbacks: &mut Callbacks<'_>,
+        callbacks: &mut Answerer<'_>,
     ) -> Result<R, CallError> {
         loop {
             if let Some(outcome) = self.take_ready_turns(talk, context, callbacks) {
@@ -163,9 +163,9 @@ impl Caller {
     /// Answers the questions that are there. Returns the method's value if that is there.
     pub(super) fn take_ready_turns<'a, R: Reply>(
         &'a self,
-        talk: &mut Talk<'a>,
+        talk: &mut OpenConversation<'a>,
         context: &CallContext,
-        callbacks: &mut Callbacks<'_>,
+        callbacks: &mut Answerer<'_>,
     ) -> Option<Result<R, CallError>> {
         loop {
             let position = talk.position;

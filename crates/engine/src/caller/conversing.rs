@@ -5,8 +5,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::conversation::{Callbacks, Talk, TalkState};
-use super::settle::{Exactness, TaskWaker};
+use super::conversation::{Answerer, ConversationState, OpenConversation};
+use super::settle::{Exactness, WakerCell};
 use super::{Ask, CallContext, Caller, LaneClaim};
 use crate::current;
 use crate::gate::Borrower;
@@ -30,19 +30,19 @@ const TURNS: u32 = 32;
 /// A call that has begun, and whose method may call back: for whoever polls it.
 ///
 /// If it is dropped, its method is ended when it asks next; if it has not started, it never runs.
-pub struct Conversing<R: Reply> {
+pub struct PendingConversation<R: Reply> {
     caller: Arc<Caller>,
     context: CallContext,
-    phase: Phase<R>,
-    state: TalkState,
+    phase: ConversationPhase<R>,
+    state: ConversationState,
     borrower: Borrower,
-    waker: Arc<TaskWaker>,
+    waker: Arc<WakerCell>,
     timer: Option<(Instant, u64)>,
 }
 
-enum Phase<R> {
+enum ConversationPhase<R> {
     /// Encoded, and not sent.
-    Written(Unsent),
+    Written(UnsentRequest),
     /// It has this lane; its last request is at `position`.
     Talking {
         lane: usize,
@@ -53,7 +53,7 @@ enum Phase<R> {
 }
 
 /// A request that has no lane yet.
-struct Unsent {
+struct UnsentRequest {
     call: u64,
     /// What the child must be told before it: the number of an interface, and where that is.
     bind: Option<(u64, (u64, u64))>,
@@ -68,38 +68,48 @@ impl Caller {
         method: &'static Method,
         args: A,
         timeout: Option<Duration>,
-        callbacks: &mut Callbacks<'_>,
-    ) -> Conversing<R> {
+        callbacks: &mut Answerer<'_>,
+    ) -> PendingConversation<R> {
         let mut context = CallContext::new(method, timeout);
         if nest::current().is_some() {
             context.inherit(current::deadline());
         }
         let mut args = Some(args);
         let phase = match self.lent_lane() {
-            Some(_) => Phase::Done(self.call_conversing(&context, &mut args, callbacks)),
-            None => self.written(&context, &args).map_or_else(|error| Phase::Done(Err(error)), Phase::Written),
+            Some(_) => ConversationPhase::Done(self.call_conversing(&context, &mut args, callbacks)),
+            None => self
+                .written(&context, &args)
+                .map_or_else(|error| ConversationPhase::Done(Err(error)), ConversationPhase::Written),
         };
         let mut begun = self.conversing(context, phase);
         begun.state.at = nest::current();
         // If it finds no lane now, a poll looks again.
         if let Err(error) = begun.send() {
             begun.leave();
-            begun.phase = Phase::Done(Err(error));
+            begun.phase = ConversationPhase::Done(Err(error));
         }
         begun
     }
 
     /// A call that could not be begun.
-    pub fn conversing_failed<R: Reply>(self: &Arc<Self>, method: &'static Method, error: CallError) -> Conversing<R> {
-        self.conversing(CallContext::new(method, None), Phase::Done(Err(error)))
+    pub fn conversing_failed<R: Reply>(
+        self: &Arc<Self>,
+        method: &'static Method,
+        error: CallError,
+    ) -> PendingConversation<R> {
+        self.conversing(CallContext::new(method, None), ConversationPhase::Done(Err(error)))
     }
 
-    fn conversing<R: Reply>(self: &Arc<Self>, context: CallContext, phase: Phase<R>) -> Conversing<R> {
-        let (caller, state, waker) = (self.clone(), TalkState::default(), Arc::default());
-        Conversing { caller, context, phase, state, borrower: Borrower::new(), waker, timer: None }
+    fn conversing<R: Reply>(
+        self: &Arc<Self>,
+        context: CallContext,
+        phase: ConversationPhase<R>,
+    ) -> PendingConversation<R> {
+        let (caller, state, waker) = (self.clone(), ConversationState::default(), Arc::default());
+        PendingConversation { caller, context, phase, state, borrower: Borrower::new(), waker, timer: None }
     }
 
-    fn written<A: Request>(&self, context: &CallContext, args: &Option<A>) -> Result<Unsent, CallError> {
+    fn written<A: Request>(&self, context: &CallContext, args: &Option<A>) -> Result<UnsentRequest, CallError> {
         if self.peer.is_in_fork() {
             return Err(self.in_fork_slow(context));
         }
@@ -113,7 +123,7 @@ impl Caller {
         let alloc = &AllocContext { pool: &*self.pool, limit: &context.limit, wait: None };
         let written =
             WrittenFrame::new(args, self.slot_capacity, alloc).map_err(|error| self.unsent(error, context))?;
-        Ok(Unsent { call: context.method.word(interface), bind: place.map(|place| (interface, place)), written })
+        Ok(UnsentRequest { call: context.method.word(interface), bind: place.map(|place| (interface, place)), written })
     }
 
     /// A lane for a conversation: one with nothing under way if there is one, otherwise one with room.
@@ -126,7 +136,7 @@ impl Caller {
     }
 }
 
-impl<R: Reply> Conversing<R> {
+impl<R: Reply> PendingConversation<R> {
     pub fn method(&self) -> &'static Method {
         self.context.method
     }
@@ -137,7 +147,7 @@ impl<R: Reply> Conversing<R> {
     /// # Panics
     ///
     /// If the outcome has been taken. If a callback does: with the same payload, once the method has ended.
-    pub fn poll(&mut self, waker: &Waker, callbacks: &mut Callbacks<'_>) -> Option<Result<R, CallError>> {
+    pub fn poll(&mut self, waker: &Waker, callbacks: &mut Answerer<'_>) -> Option<Result<R, CallError>> {
         self.waker.set(waker.clone());
         for _ in 0..TURNS {
             match self.try_poll(callbacks) {
@@ -164,9 +174,9 @@ impl<R: Reply> Conversing<R> {
     /// # Panics
     ///
     /// As [`poll`](Self::poll).
-    pub fn wait(&mut self, callbacks: &mut Callbacks<'_>) -> Result<R, CallError> {
+    pub fn wait(&mut self, callbacks: &mut Answerer<'_>) -> Result<R, CallError> {
         let caller = self.caller.clone();
-        if let Phase::Written(unsent) = &self.phase {
+        if let ConversationPhase::Written(unsent) = &self.phase {
             let requests = unsent.requests();
             let mut claim = match caller.claim_to_converse(requests, &self.context) {
                 Ok(Some(claim)) => claim,
@@ -194,8 +204,8 @@ impl<R: Reply> Conversing<R> {
     }
 
     fn take_done(&mut self) -> Result<R, CallError> {
-        match mem::replace(&mut self.phase, Phase::Taken(PhantomData)) {
-            Phase::Done(outcome) => self.finish(outcome),
+        match mem::replace(&mut self.phase, ConversationPhase::Taken(PhantomData)) {
+            ConversationPhase::Done(outcome) => self.finish(outcome),
             _ => panic!("a pending call's outcome can be taken once"),
         }
     }
@@ -208,20 +218,21 @@ impl<R: Reply> Conversing<R> {
 
     fn leave(&mut self) {
         self.caller.timers.cancel(self.timer.take());
-        if let Phase::Written(unsent) = mem::replace(&mut self.phase, Phase::Taken(PhantomData)) {
+        if let ConversationPhase::Written(unsent) = mem::replace(&mut self.phase, ConversationPhase::Taken(PhantomData))
+        {
             self.caller.discard_written(unsent.written);
         }
     }
 
-    fn try_poll(&mut self, callbacks: &mut Callbacks<'_>) -> Result<Polled<R>, CallError> {
+    fn try_poll(&mut self, callbacks: &mut Answerer<'_>) -> Result<Polled<R>, CallError> {
         let caller = self.caller.clone();
         if caller.peer.is_in_fork() {
             return Err(caller.in_fork_slow(&self.context));
         }
         match &self.phase {
-            Phase::Written(_) => return self.find_lane(),
-            Phase::Talking { .. } => {}
-            Phase::Done(_) | Phase::Taken(_) => return Ok(Polled::Outcome(self.take_done())),
+            ConversationPhase::Written(_) => return self.find_lane(),
+            ConversationPhase::Talking { .. } => {}
+            ConversationPhase::Done(_) | ConversationPhase::Taken(_) => return Ok(Polled::Outcome(self.take_done())),
         }
         let Some(mut talk) = self.talk(&caller) else {
             unreachable!("whoever talks has its lane");
@@ -240,7 +251,7 @@ impl<R: Reply> Conversing<R> {
     }
 
     /// Leaves the lane to this call, and has its task woken for the next reply, unless that is there or will never be.
-    fn keep_listening(&mut self, caller: &Caller, mut talk: Talk<'_>) -> Result<Polled<R>, CallError> {
+    fn keep_listening(&mut self, caller: &Caller, mut talk: OpenConversation<'_>) -> Result<Polled<R>, CallError> {
         let (position, lane) = (talk.position, talk.lane());
         if self.context.deadline().has_passed() {
             return Err(caller.forsake_late(lane, position, &self.context));
@@ -253,7 +264,7 @@ impl<R: Reply> Conversing<R> {
         let is_there = lane.listen();
         // The end may have come before the task could be seen.
         let has_ended = caller.peer.peer_status.exit().is_some();
-        self.phase = Phase::Talking { lane: index, position };
+        self.phase = ConversationPhase::Talking { lane: index, position };
         if let Some(claim) = talk.claim.take() {
             claim.lend_to(&mut self.borrower);
         }
@@ -261,12 +272,12 @@ impl<R: Reply> Conversing<R> {
     }
 
     /// The conversation, with the lane that is lent to it; `None` if it has none.
-    fn talk<'a>(&mut self, caller: &'a Caller) -> Option<Talk<'a>> {
-        let Phase::Talking { lane, position } = self.phase else { return None };
+    fn talk<'a>(&mut self, caller: &'a Caller) -> Option<OpenConversation<'a>> {
+        let ConversationPhase::Talking { lane, position } = self.phase else { return None };
         let claim = caller.lanes[lane].gate.take_back(&mut self.borrower, caller)?;
         claim.disarm();
         *caller.lanes[lane].task.lock() = None;
-        Some(Talk { claim: Some(claim), position, state: mem::take(&mut self.state) })
+        Some(OpenConversation { claim: Some(claim), position, state: mem::take(&mut self.state) })
     }
 
     /// Sends the request, if there is a lane for it; otherwise has the task woken when one is left.
@@ -285,7 +296,7 @@ impl<R: Reply> Conversing<R> {
 
     /// Sends the request if there is a lane with room. Returns whether it has been sent.
     fn send(&mut self) -> Result<bool, CallError> {
-        let Phase::Written(unsent) = &self.phase else { return Ok(false) };
+        let ConversationPhase::Written(unsent) = &self.phase else { return Ok(false) };
         let caller = self.caller.clone();
         match caller.claim_to_converse(unsent.requests(), &self.context)? {
             Some(claim) => self.send_on(claim).map(|()| true),
@@ -296,8 +307,11 @@ impl<R: Reply> Conversing<R> {
     /// Sends the request on a lane with room for it, which is lent to this call from then on.
     fn send_on(&mut self, mut claim: LaneClaim<'_>) -> Result<(), CallError> {
         let caller = self.caller.clone();
-        let Phase::Written(unsent) = mem::replace(&mut self.phase, Phase::Taken(PhantomData)) else { return Ok(()) };
-        let Unsent { call, bind, written } = unsent;
+        let ConversationPhase::Written(unsent) = mem::replace(&mut self.phase, ConversationPhase::Taken(PhantomData))
+        else {
+            return Ok(());
+        };
+        let UnsentRequest { call, bind, written } = unsent;
         if let Some((interface, place)) = bind {
             let ask = Ask { kind: Kind::Bind, call: interface };
             if let Err(error) = caller.send_on(&mut claim, ask, place, &self.context) {
@@ -308,7 +322,7 @@ impl<R: Reply> Conversing<R> {
         let call = self.state.at.map_or(call, |at| caller.nest(&mut claim, at, call));
         let len = claim.adopt(written, &*caller.pool);
         let position = caller.publish_on(&mut claim, Ask { kind: Kind::Call, call }, len, &self.context);
-        self.phase = Phase::Talking { lane: claim.index() as usize, position };
+        self.phase = ConversationPhase::Talking { lane: claim.index() as usize, position };
         claim.lend_to(&mut self.borrower);
         Ok(())
     }
@@ -329,13 +343,13 @@ enum Polled<R> {
     Pending,
 }
 
-impl Unsent {
+impl UnsentRequest {
     fn requests(&self) -> u64 {
         1 + u64::from(self.bind.is_some())
     }
 }
 
-impl<R: Reply> Drop for Conversing<R> {
+impl<R: Reply> Drop for PendingConversation<R> {
     fn drop(&mut self) {
         let caller = self.caller.clone();
         if caller.peer.is_in_fork() {

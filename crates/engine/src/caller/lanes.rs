@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::batch;
-use super::settle::{TaskWaker, Wakes};
+use super::settle::{WakerCell, Wakes};
 use super::shared_lane::SharedLane;
 use super::{CallContext, Caller, LANE_SLICE, LaneClaim};
 use crate::current;
@@ -28,7 +28,7 @@ pub(super) struct Freed {
     /// How many threads and tasks wait.
     waiting: AtomicU32,
     /// The tasks among them.
-    lock: Mutex<Vec<Arc<TaskWaker>>>,
+    lock: Mutex<Vec<Arc<WakerCell>>>,
     changed: Condvar,
 }
 
@@ -38,24 +38,24 @@ impl Freed {
     }
 
     /// A thread is about to want lanes, and to [wait](Self::wait) if it gets none.
-    fn enter(&self) -> MutexGuard<'_, Vec<Arc<TaskWaker>>> {
+    fn enter(&self) -> MutexGuard<'_, Vec<Arc<WakerCell>>> {
         let guard = self.lock.lock();
         // Relaxed: published by the gate's word when the lanes are wanted.
         self.waiting.store(self.waiting.load(Relaxed) + 1, Relaxed);
         guard
     }
 
-    fn wait(&self, mut guard: MutexGuard<'_, Vec<Arc<TaskWaker>>>, until: Instant) {
+    fn wait(&self, mut guard: MutexGuard<'_, Vec<Arc<WakerCell>>>, until: Instant) {
         self.changed.wait_until(&mut guard, until);
         self.leave(&guard);
     }
 
-    fn leave(&self, _: &MutexGuard<'_, Vec<Arc<TaskWaker>>>) {
+    fn leave(&self, _: &MutexGuard<'_, Vec<Arc<WakerCell>>>) {
         self.waiting.store(self.waiting.load(Relaxed) - 1, Relaxed);
     }
 
     /// A task is about to want lanes, and is woken when one is left.
-    pub(super) fn enter_task(&self, task: &Arc<TaskWaker>) {
+    pub(super) fn enter_task(&self, task: &Arc<WakerCell>) {
         let mut guard = self.enter();
         match guard.iter().any(|other| Arc::ptr_eq(other, task)) {
             true => self.leave(&guard),

@@ -47,9 +47,9 @@ pub(super) trait Settle: Wakes {
 
 /// The waker of a task that waits for something on a lane.
 #[derive(Default)]
-pub(super) struct TaskWaker(Mutex<Option<Waker>>);
+pub(super) struct WakerCell(Mutex<Option<Waker>>);
 
-impl TaskWaker {
+impl WakerCell {
     /// Has this waker woken next.
     pub(super) fn set(&self, waker: Waker) {
         // Wakers are the user's code: none is dropped under the lock.
@@ -58,7 +58,7 @@ impl TaskWaker {
     }
 }
 
-impl Wakes for TaskWaker {
+impl Wakes for WakerCell {
     fn wake(&self) {
         let waker = self.0.lock().take();
         wake(waker);

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::{Settle, TaskWaker, Wakes};
+use super::settle::{Settle, WakerCell, Wakes};
 use crate::gate::Gate;
 use crate::lane::{CallerLane, Withdrawal};
 use callgate_os::sync::Ordering::SeqCst;
@@ -32,7 +32,7 @@ pub struct SharedLane {
     /// Whose one-way calls have not been acknowledged here: 0 = nobody's, the number of a thread plus 1, or [`SEVERAL`]. Written by the lane's holder.
     pub(super) has_one_way: AtomicU32,
     /// The task that waits for a reply here, of a conversation that has the lane, and the reply's position.
-    pub(super) task: Mutex<Option<(u64, Arc<TaskWaker>)>>,
+    pub(super) task: Mutex<Option<(u64, Arc<WakerCell>)>>,
     replies: Onlooker,
     /// Not 0 while a thread of its own takes a reply here.
     pub(super) is_taken_aside: AtomicU32,

@@ -5,12 +5,12 @@ use quote::{format_ident, quote};
 use syn::{Ident, Type};
 
 use super::{request, service};
-use crate::callback::{Callback, CallbackKind};
+use crate::callback::{CallbackArgument, CallbackKind};
 use crate::model::{MethodModel, Passing, passing};
 
 /// The caller's parameter: `on_step: &mut dyn FnMut(u32) -> bool`.
-pub(crate) fn parameter(callback: &Callback) -> TokenStream {
-    let Callback { name, params, output, .. } = callback;
+pub(crate) fn parameter(callback: &CallbackArgument) -> TokenStream {
+    let CallbackArgument { name, params, output, .. } = callback;
     match callback.kind {
         CallbackKind::FnMut => quote!(#name: &'__callgate mut (dyn FnMut(#(#params),*) -> #output + '__callgate)),
         CallbackKind::Fn => quote!(#name: &'__callgate (dyn Fn(#(#params),*) -> #output + '__callgate)),
@@ -21,7 +21,7 @@ pub(crate) fn parameter(callback: &Callback) -> TokenStream {
 /// What answers the child: a match over the numbers of the callbacks.
 pub(crate) fn answers(method: &MethodModel) -> TokenStream {
     let arms = method.callbacks.iter().zip(0u64..).map(|(callback, number)| {
-        let Callback { name, params, output, .. } = callback;
+        let CallbackArgument { name, params, output, .. } = callback;
         let (sent, received, call) = match callback.kind {
             CallbackKind::Items => {
                 let item = quote!(::core::option::Option<#output>);
@@ -64,8 +64,8 @@ fn lent(params: &[Type]) -> impl Iterator<Item = TokenStream> {
 }
 
 /// What the method in the child is given: a closure that asks the caller.
-pub(crate) fn passed(number: usize, callback: &Callback) -> TokenStream {
-    let (number, Callback { params, output, .. }) = (number as u16, callback);
+pub(crate) fn passed(number: usize, callback: &CallbackArgument) -> TokenStream {
+    let (number, CallbackArgument { params, output, .. }) = (number as u16, callback);
     if callback.kind == CallbackKind::Items {
         return quote!(__asker.items::<#output>(#number));
     }
