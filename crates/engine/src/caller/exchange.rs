@@ -328,6 +328,9 @@ impl Caller {
     /// Waits for the next reply; if it can be followed, until it is announced. Also ends when the lane is wanted.
     #[inline(always)]
     pub(super) fn wait_on(&self, lane: &LaneClaim<'_>, position: u64, deadline: Deadline) -> Waited {
+        if lane.is_unordered() {
+            return self.wait_among_others(lane, deadline);
+        }
         let wait = if self.may_follow(lane, position) { CallerLane::wait_for_any } else { CallerLane::wait };
         wait(lane, self.wait, &self.peer.peer_status, deadline, &|| lane.is_wanted())
     }
