@@ -196,14 +196,6 @@ impl<T: Service, S: Guarded<T>> Parallel<T, S> {
     }
 }
 
-impl<T: Service> Parallel<T> {
-    /// The host of a service built by a test.
-    #[cfg(all(any(test, feature = "testkit"), debug_assertions, not(loom)))]
-    pub fn of(service: T) -> Self {
-        Self { service: SharedService::new(Some(service)), ..Self::new(TrustedParent::of_itself(), 2) }
-    }
-}
-
 impl<T: Service, S: Guarded<T>> Host for &Parallel<T, S> {
     #[inline(always)]
     fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
