@@ -97,6 +97,7 @@ impl Source {
     }
 
     /// Borrows all that it can in every way in which arguments come.
+    #[allow(clippy::ptr_arg)]
     pub fn sums(&self, a: &Vec<u64>, b: &[String], c: &[u64], d: u64, e: String) -> impl Iterator<Item = String> {
         a.iter().zip(b).zip(c).map(move |((a, b), c)| format!("{e}{b}{}{}", a + c + d, self.words[0]))
     }
@@ -243,7 +244,7 @@ fn an_iterator_may_borrow_its_arguments_and_the_service() {
         let mut items = source.letters(&part).unwrap();
         for _ in 0..200 {
             assert_eq!(items.next(), Some(Ok('o')));
-            assert_eq!(source.push(&"z".repeat(100_000)).is_ok(), true);
+            assert!(source.push(&"z".repeat(100_000)).is_ok());
         }
     });
 }
@@ -286,7 +287,7 @@ fn a_dropped_stream_ends_its_producer() {
         for _ in 0..100 {
             let opening = source.begin().below(u64::MAX);
             // Now and then the child has opened it by now.
-            std::hint::black_box((0..200).for_each(|_| std::hint::spin_loop()));
+            (0..200).for_each(|_| std::hint::spin_loop());
             drop(opening);
             assert_eq!(source.alive(), Ok(0), "a stream whose opening nobody awaited");
         }

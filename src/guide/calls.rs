@@ -49,7 +49,8 @@
 //!
 //! A type with an `async fn` in any bridged block, or a method that returns `impl Future`, has its calls run as tasks of the child's workers. They
 //! interleave, on one worker too: a method that awaits holds up no other call. A method with `&mut self` runs alone, from its first step to its last, and
-//! in its turn. Callers call all methods alike, blocking or not.
+//! in its turn. Callers call all methods alike, blocking or not. Such a service cannot return iterators, or call back: both need their lane's calls in
+//! order.
 //!
 //! A trait with async methods is implemented by the `AsyncBridge`, with its signatures, so that generic code takes a local value or one in a child. All of
 //! its methods with `self` must be async then.

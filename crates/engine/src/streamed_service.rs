@@ -232,3 +232,84 @@ impl<T> ExclusiveLoan<T> {
         value.as_mut().unwrap_or_else(|| unreachable!("a service that is lent is there"))
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::stream_cell::StreamCell;
+    use std::convert::Infallible;
+
+    const OF: CallName = CallName { service: "Words", method: "each" };
+
+    type Words = StreamedService<Vec<String>>;
+
+    fn words(workers: u32) -> Arc<Words> {
+        let service = Arc::new(StreamedService::new(workers));
+        service.put(Some(vec!["one".into(), "two".into(), "three".into()]));
+        service
+    }
+
+    /// A stream of the words, which are numbered through a buffer that it borrows, too.
+    fn each(service: &Arc<Words>) -> StreamCell<(Vec<u8>, SharedLoan<Vec<String>>), String> {
+        let loan = service.lend(OF).ok().flatten().expect("nothing else borrows it");
+        let made = StreamCell::new((vec![1, 2, 3], loan), |(numbers, loan)| {
+            let numbered = numbers.iter_mut().zip(loan.get()).map(|(number, word)| format!("{word}{number}"));
+            Ok::<Box<dyn Iterator<Item = String> + '_>, Infallible>(Box::new(numbered))
+        });
+        let Ok(cell) = made;
+        cell
+    }
+
+    #[test]
+    fn streams_and_methods_get_what_the_table_says() {
+        for workers in [1, 2] {
+            let service = words(workers);
+            let (mut one, mut other) = (each(&service), each(&service));
+            assert_eq!((one.next().as_deref(), other.next().as_deref()), (Some("one1"), Some("one1")));
+            assert!(matches!(service.read(Vec::len), Ok(Some(3))));
+            assert!(service.write(Vec::clear).is_err() && service.lend_mut(OF).is_err() && service.take().is_none());
+            drop(one);
+            assert!(service.write(Vec::clear).is_err(), "the other still has it");
+            drop(other);
+            assert!(matches!(service.write(|words| words.push("four".into())), Ok(Some(()))));
+            let mut loan = service.lend_mut(OF).ok().flatten().expect("nothing else borrows it");
+            loan.get().push("five".into());
+            assert!(service.read(Vec::len).is_err() && service.lend(OF).is_err() && service.take().is_none());
+            let why = service.write(Vec::clear).expect_err("it is lent").to_string();
+            assert_eq!(why, "a stream of `Words::each` still borrows the service: finish or drop it first");
+            drop(loan);
+            assert_eq!(service.take().map(|words| words.len()), Some(5));
+            assert!(matches!(service.read(Vec::len), Ok(None)));
+        }
+    }
+
+    #[test]
+    fn a_service_outlives_its_streams() {
+        let service = words(1);
+        let mut stream = each(&service);
+        drop(service);
+        assert_eq!(stream.by_ref().last().as_deref(), Some("three3"));
+    }
+
+    #[test]
+    fn a_service_that_threads_lend_and_change_is_never_both() {
+        let service = words(2);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        let Ok(Some(loan)) = service.lend(OF) else { continue };
+                        let before = loan.get().len();
+                        std::hint::spin_loop();
+                        assert_eq!(loan.get().len(), before);
+                    }
+                });
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        let _ = service.write(|words| words.push(String::new()));
+                    }
+                });
+            }
+        });
+    }
+}

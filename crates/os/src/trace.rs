@@ -119,6 +119,8 @@ impl AtomicU32 {
     }
 }
 
+impl AtomicU64 {}
+
 /// For the kernel, whose accesses are not recorded: no test counts the lines of a call that sleeps or wakes.
 impl Borrow<std::sync::atomic::AtomicU32> for AtomicU32 {
     fn borrow(&self) -> &std::sync::atomic::AtomicU32 {

@@ -472,7 +472,7 @@ mod tests {
         let (requests, replies) = (segment.requests(0), segment.replies(0));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let (mut producer, mut asked, block) =
+                let (mut producer, asked, block) =
                     (Producer::new(segment.replies(0), 0), Consumer::new(segment.requests(0), 0), block());
                 for number in 0..FRAMES {
                     while !asked.is_ready() {
@@ -492,7 +492,7 @@ mod tests {
                     producer.publish(Kind::Call, 1, Place::Block(name));
                 }
             });
-            let (mut producer, mut answers, block) = (Producer::new(requests, 0), Consumer::new(replies, 0), block());
+            let (mut producer, answers, block) = (Producer::new(requests, 0), Consumer::new(replies, 0), block());
             for number in 0..FRAMES {
                 Span::of(&[number; 100]).copy_into_for_test(producer.claim().1.payload().after(48));
                 producer.publish(Kind::Call, 0, Place::Slot(148));
@@ -571,7 +571,7 @@ mod tests {
         #[test]
         fn what_a_ring_says_is_what_was_said(start in positions(), acts in proptest::collection::vec(act(), 0..200)) {
             let slots = Slots::on_heap(4);
-            let (mut producer, mut consumer) = (Producer::new(slots.clone(), start), Consumer::new(slots, start));
+            let (mut producer, consumer) = (Producer::new(slots.clone(), start), Consumer::new(slots, start));
             let (mut sent, mut said) = (VecDeque::new(), None);
             for act in acts {
                 match act {

@@ -328,6 +328,9 @@ impl Caller {
     /// Waits for the next reply; if it can be followed, until it is announced. Also ends when the lane is wanted.
     #[inline(always)]
     pub(super) fn wait_on(&self, lane: &LaneClaim<'_>, position: u64, deadline: Deadline) -> Waited {
+        if lane.is_unordered() {
+            return self.wait_among_others(lane, deadline);
+        }
         let wait = if self.may_follow(lane, position) { CallerLane::wait_for_any } else { CallerLane::wait };
         wait(lane, self.wait, &self.peer.peer_status, deadline, &|| lane.is_wanted())
     }
@@ -341,16 +344,26 @@ impl Caller {
 
     /// Takes late replies to calls that gave up, and waits until there is room for a request.
     pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
+        self.wait_for_room_of(1, lane, context)
+    }
+
+    /// The same, for as many requests.
+    pub(super) fn wait_for_room_of(
+        &self,
+        requests: u64,
+        lane: &mut LaneClaim<'_>,
+        context: &CallContext,
+    ) -> Result<(), CallError> {
         batch::notify_begun();
         // Others may have calls here, and may rely on this lane's bell.
         self.owe_others(lane);
         loop {
             self.settle_ready(lane);
-            if lane.credit() > 0 {
+            if lane.credit() >= requests {
                 return Ok(());
             }
             // What such a peer has written stays, and looks like a reply for ever.
-            if let Some(Cause::Corrupt(_)) = self.peer.peer_status.cause() {
+            if self.is_broken() {
                 return Err(self.over(Started::No, context));
             }
             match lane.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {
@@ -361,6 +374,11 @@ impl Caller {
                 Waited::Dead => return Err(self.over(Started::No, context)),
             }
         }
+    }
+
+    /// Whether the peer has broken the protocol.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.peer.peer_status.cause(), Some(Cause::Corrupt(_)))
     }
 
     /// Releases the reply that was taken, and takes back what its request carried. `carries` = the reply carried something.

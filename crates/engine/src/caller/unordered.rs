@@ -15,8 +15,12 @@ use callgate_transport::doorbell::{Deadline, Waited};
 use callgate_transport::error::{CallError, Started};
 use callgate_transport::reply::Reply;
 use std::sync::Arc;
+use std::time::Duration;
 
 const NAMELESS: &Method = &Method::nameless();
+
+/// How long a thread sleeps at a lane that cannot be roused.
+const LOOK: Duration = Duration::from_millis(5);
 
 impl Caller {
     /// Has the child drop the task of the request at this place.
@@ -71,6 +75,17 @@ impl Caller {
         }
     }
 
+    /// Waits for the next reply, or until the lane is wanted: what it is wanted for may be what this thread's own call waits for. May return earlier, if
+    /// a thread that sleeps here cannot be roused.
+    #[inline(never)]
+    pub(super) fn wait_among_others(&self, lane: &LaneClaim<'_>, deadline: Deadline) -> Waited {
+        let until = if lane.can_be_roused() { deadline } else { deadline.earlier(Deadline::after(Some(LOOK))) };
+        match lane.wait(self.wait, &self.peer.peer_status, until, &|| lane.is_wanted()) {
+            Waited::DeadlinePassed if !deadline.has_passed() => Waited::Ready,
+            waited => waited,
+        }
+    }
+
     /// Waits until every one-way call on this lane has been answered.
     pub(super) fn await_one_way(&self, claim: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         loop {
@@ -79,8 +94,7 @@ impl Caller {
                 self.forget_one_way(claim);
                 return Ok(());
             }
-            let failure = match claim.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| claim.is_wanted())
-            {
+            let failure = match self.wait_among_others(claim, context.deadline()) {
                 Waited::Ready => {
                     if claim.is_wanted() {
                         self.attend_while_waiting(claim);

@@ -15,6 +15,11 @@ impl CallerLane {
         self.is_unordered
     }
 
+    /// Whether a thread that sleeps here can be roused.
+    pub(crate) fn can_be_roused(&self) -> bool {
+        self.own_bell.can_rouse()
+    }
+
     /// Whether a call can be cancelled now.
     pub(crate) fn may_cancel(&self) -> bool {
         self.unacknowledged() < self.replies.count()

@@ -129,6 +129,7 @@ pub(crate) fn block(block: &mut ImplBlock, refusals: &mut Refusals) {
         method.refused = refusals.len() > before;
     }
     blocking(block, refusals);
+    conversing(block, refusals);
     names(block, refusals);
     if !in_trait && block.constructors().next().is_none() {
         let (name, way_out) =
@@ -146,6 +147,24 @@ fn blocking(block: &mut ImplBlock, refusals: &mut Refusals) {
         let why = "but other methods of this trait are async: a task that called it through a bridge would block, so make it `async`, \
                    or put it into another trait";
         refusals.refuse(method.name(), format!("`{}` is not async, {why}", plain(method.name())));
+        method.refused = true;
+    }
+}
+
+/// Refuses methods beside async ones that return iterators or call back: both need their lane's requests in order.
+fn conversing(block: &mut ImplBlock, refusals: &mut Refusals) {
+    if !block.is_async() {
+        return;
+    }
+    for method in block.methods.iter_mut().filter(|method| !method.refused) {
+        let what = match (method.stream.is_some(), method.callbacks.is_empty()) {
+            (true, _) => "returns an iterator",
+            (_, false) => "calls back",
+            _ => continue,
+        };
+        let why =
+            "but the service has async methods, so its calls are tasks, which cannot: put it into another service";
+        refusals.refuse(method.name(), format!("`{}` {what}, {why}", plain(method.name())));
         method.refused = true;
     }
 }

@@ -7,7 +7,7 @@ fn several_refusals_come_at_once_each_as_an_error_of_its_own() {
     let item = with_constructor(quote! {
         pub async fn f(&self) -> &str {}
         pub async fn open() -> Self {}
-        pub fn stop(&self, a: &mut u8, b: &dyn Fn()) {}
+        pub fn stop(&self, a: &mut u8, b: &dyn Debug) {}
         pub fn right(&self, number: u64) -> u64 {}
     });
     assert_refused(refused(quote!(), item.clone()), &["return `String`", "async", "`u8`", "behind `dyn`", "`stop`"]);

@@ -55,6 +55,14 @@ fn a_block_in_order_is_not_refused() {
         ),
         &["`len` is not async"],
     );
+    assert_refused(
+        refused_methods(quote! {
+            pub async fn get(&self) -> u8 {}
+            pub fn numbers(&self) -> impl Iterator<Item = u64> {}
+            pub fn ask(&self, answer: &dyn Fn(u64) -> u64) -> u64 {}
+        }),
+        &["`numbers` returns an iterator", "`ask` calls back"],
+    );
     assert_eq!(refused(quote!(), of_trait).len(), 2, "parameters and conditions of a function that stays here too");
 }
 
@@ -75,7 +83,7 @@ const SIGNATURES: [(&str, &str); 28] = [
     ("pub fn f(&self, a: Cow<'_, str>) {}", "cannot be an argument"),
     ("pub fn f(&self, a: *const u8) {}", "a pointer"),
     ("pub fn f(&self, a: Vec<fn(&u8) -> &u8>) {}", "a function has no address"),
-    ("pub fn f(&self, a: &dyn for<'a> Fn(&'a u8)) {}", "behind `dyn`"),
+    ("pub fn f(&self, a: &dyn Debug) {}", "behind `dyn`"),
     ("pub fn f(&self, a: impl Fn(&u8)) {}", "behind `impl`"),
     ("pub fn f(&self, #[cfg(unix)] a: u8) {}", "on the whole method"),
     ("pub fn f(&self) -> &str {}", "return `String`"),

@@ -26,17 +26,14 @@ impl<T: Clone + Send + Sync> Shelf<T> {
         std::iter::once(text)
     }
 
-    pub fn count(
-        numbers: &[u64],
-        words: &[String],
-        word: &String,
-        more: u64,
-    ) -> impl DoubleEndedIterator + Iterator<Item = u64> {
+    #[allow(clippy::ptr_arg)]
+    pub fn count(numbers: &[u64], words: &[String], word: &String, more: u64) -> impl Iterator<Item = u64> + Clone {
         numbers.iter().map(move |number| number + more + (words.len() + word.len()) as u64)
     }
 
     #[bridge(rename = "numbers")]
     #[deprecated]
+    #[allow(clippy::needless_arbitrary_self_type)]
     pub fn older(self: &Self) -> impl std::iter::Iterator<Item = (u8, Option<T>)> + '_ {
         (0..).map(|number| (number, self.items.first().cloned()))
     }

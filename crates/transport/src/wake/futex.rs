@@ -25,6 +25,10 @@ impl Sleeper for FutexSleeper {
         bell.parked.wake_one();
     }
 
+    fn can_rouse(&self) -> bool {
+        true
+    }
+
     fn rouse(&self, bell: &BellLine) {
         // Only a sleeper's word: it may have left meanwhile, and the reactor may listen.
         if bell.parked.word().compare_exchange(PARKED, AWAKE, Relaxed, Relaxed).is_ok() {

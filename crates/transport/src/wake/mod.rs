@@ -105,6 +105,11 @@ pub trait Sleeper: Send + Sync {
     /// Ends the sleep of a thread of this process at `bell`, if it can be done without the peer's descriptors.
     fn rouse(&self, _bell: &BellLine) {}
 
+    /// Whether [`rouse`](Self::rouse) can do so.
+    fn can_rouse(&self) -> bool {
+        false
+    }
+
     /// Tells the peer's reactor, because no thread of the peer sleeps. Never blocks.
     fn ring(&self) {}
 }
