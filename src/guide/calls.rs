@@ -183,6 +183,9 @@
 //! A call that waits, made after a stream was dropped, finds the service free. With several workers, one that does not wait may still be refused. The other
 //! methods of a type whose streams borrow it pay for one more private lock and check.
 //!
+//! A method that may fail gives its errors as items, `impl Iterator<Item = Result<T, E>>`, so each item that the caller takes is a
+//! `Result<Result<T, E>, CallError>`. The example `lines` searches a file so.
+//!
 //! # Timeouts and cancellation
 //!
 //! [`Builder::timeout`](crate::Builder::timeout) sets a timeout for all calls, `bridge.with_timeout(..)` for some. A call that times out returns
