@@ -181,9 +181,7 @@ impl Exchange<'_> {
                 }
             };
             self.alloc.pool.forget(returned);
-            if self.turns.is_none() {
-                return None;
-            }
+            self.turns?;
             if let Some(answer) = answer {
                 return answer;
             }

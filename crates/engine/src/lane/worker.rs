@@ -150,7 +150,7 @@ impl WorkerRest {
     /// Whether the parent has asked for the end.
     pub(crate) fn is_ending(&self) -> bool {
         // Relaxed: a request that was published before is answered, if this side finds it.
-        self.worker.lanes_in_use.load(Relaxed) >= ENDING
+        self.worker.lanes_in_use.load(Relaxed) == ENDING
     }
 
     /// Waits without limit until `is_ready`, which the caller whose CPU is `peer_cpu` brings about by a request. Other requests wait meanwhile.
