@@ -36,13 +36,13 @@ pub(super) struct OpenConversation<'a> {
     context: CallContext,
     /// The position of the last request.
     pub(super) position: u64,
-    due: Due,
+    due: NextTurn,
     pub(super) state: ConversationState,
 }
 
 /// What comes next in a conversation.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Due {
+enum NextTurn {
     /// The child's reply to the last request.
     Reply,
     /// This side's answer to the question that it has taken.
@@ -86,12 +86,12 @@ impl<'a> OpenConversation<'a> {
         context: &CallContext,
         state: ConversationState,
     ) -> Self {
-        Self { caller, claim: Some(claim), context: *context, position, due: Due::Reply, state }
+        Self { caller, claim: Some(claim), context: *context, position, due: NextTurn::Reply, state }
     }
 
     /// Gives up the call.
     pub(super) fn give_up(&mut self, exactness: Exactness) -> Started {
-        self.due = Due::Nothing;
+        self.due = NextTurn::Nothing;
         let (caller, context, position) = (self.caller, self.context, self.position);
         let lane = self.lane();
         lane.give_up(&*caller.pool);
@@ -102,7 +102,7 @@ impl<'a> OpenConversation<'a> {
 
     /// Ends the method whose question has been taken, and leaves its reply to others.
     fn end_method(&mut self) {
-        self.due = Due::Nothing;
+        self.due = NextTurn::Nothing;
         let (caller, context) = (self.caller, self.context);
         let lane = self.lane();
         if let Ok(position) = caller.unwind(lane, &context) {
@@ -126,9 +126,9 @@ impl Drop for OpenConversation<'_> {
             return;
         }
         match self.due {
-            Due::Reply => drop(self.give_up(Exactness::Unknown)),
-            Due::Answer => self.end_method(),
-            Due::Nothing => {}
+            NextTurn::Reply => drop(self.give_up(Exactness::Unknown)),
+            NextTurn::Answer => self.end_method(),
+            NextTurn::Nothing => {}
         }
     }
 }
@@ -232,8 +232,8 @@ impl Caller {
         callbacks: &mut Answerer<'_>,
     ) -> Option<Result<R, CallError>> {
         let outcome = self.try_turn(talk, callbacks).transpose();
-        if outcome.is_some() && talk.due == Due::Reply {
-            talk.due = Due::Nothing;
+        if outcome.is_some() && talk.due == NextTurn::Reply {
+            talk.due = NextTurn::Nothing;
         }
         outcome
     }
@@ -272,7 +272,7 @@ impl Caller {
     #[cold]
     pub(super) fn ended_in(&self, talk: &mut OpenConversation<'_>) -> CallError {
         let (position, context) = (talk.position, talk.context);
-        talk.due = Due::Nothing;
+        talk.due = NextTurn::Nothing;
         self.ended(talk.lane(), position, &context)
     }
 
@@ -368,7 +368,7 @@ impl<'a> Question<'_, 'a> {
     #[cold]
     pub fn unknown(self) -> Answered {
         let context = self.talk.context;
-        self.talk.due = Due::Nothing;
+        self.talk.due = NextTurn::Nothing;
         Answered(Err(self.caller.corrupt("a callback that the method does not have", &context)))
     }
 
@@ -389,7 +389,7 @@ impl<'a> Question<'_, 'a> {
                 self.talk.state.panic = Some(panic);
                 let context = self.talk.context;
                 let position = self.caller.unwind(self.talk.lane(), &context)?;
-                self.talk.due = Due::Reply;
+                self.talk.due = NextTurn::Reply;
                 Ok(position)
             }
             Err(error) => self.end_with(error),
@@ -405,7 +405,7 @@ impl<'a> Question<'_, 'a> {
         let len = caller.write_on(lane, Kind::Answer, &value, MayWait::Yes, context)?;
         drop(value);
         let position = caller.publish_on(lane, Ask { kind: Kind::Answer, call }, len, context);
-        self.talk.due = Due::Reply;
+        self.talk.due = NextTurn::Reply;
         failpoints::reach(Step::ParentAnswerSent);
         Ok(position)
     }
@@ -423,7 +423,7 @@ impl<'a> Question<'_, 'a> {
         };
         caller.release(lane, carries);
         caller.pool.forget(number);
-        self.talk.due = Due::Answer;
+        self.talk.due = NextTurn::Answer;
         args
     }
 
@@ -444,7 +444,7 @@ impl<'a> Question<'_, 'a> {
         }
         if self.caller.peer.is_in_fork() {
             // The call belongs to the process that was forked, which goes on with it.
-            self.talk.due = Due::Nothing;
+            self.talk.due = NextTurn::Nothing;
             return Err(self.caller.in_fork_slow(&context));
         }
         failpoints::reach(Step::ParentCalledBack);
@@ -454,7 +454,7 @@ impl<'a> Question<'_, 'a> {
     /// Ends the method, whose caller gets this error.
     #[cold]
     fn end_with(&mut self, error: CallError) -> Result<u64, CallError> {
-        if self.talk.due == Due::Answer {
+        if self.talk.due == NextTurn::Answer {
             self.talk.end_method();
         }
         Err(error)
