@@ -46,17 +46,18 @@ pub trait Attendant<T> {
 pub struct GateGuard<'a, T, A: Attendant<T>> {
     gate: &'a Gate<T>,
     attendant: &'a A,
-    duty: u8,
+    /// A whole word: bytes of padding beside a shorter one would be copied with it, one by one.
+    duty: usize,
     /// It is shared between threads only if the value may be.
     value: PhantomData<&'a mut T>,
 }
 
 /// What a holder does when it leaves, beside what others want: nothing, ..
-const NOTHING: u8 = 0;
+const NOTHING: usize = 0;
 /// .. have the attendant look, ..
-const ATTEND: u8 = 1;
+const ATTEND: usize = 1;
 /// .. or lend the value to its own thread again.
-const LEND: u8 = 2;
+const LEND: usize = 2;
 
 /// A number for this thread that no other has while it lives.
 fn here() -> u64 {
@@ -101,7 +102,12 @@ impl<T> Gate<T> {
         self.borrow_for(borrower.0, ATTEND, attendant)
     }
 
-    fn borrow_for<'a, A: Attendant<T>>(&'a self, who: u64, duty: u8, attendant: &'a A) -> Option<GateGuard<'a, T, A>> {
+    fn borrow_for<'a, A: Attendant<T>>(
+        &'a self,
+        who: u64,
+        duty: usize,
+        attendant: &'a A,
+    ) -> Option<GateGuard<'a, T, A>> {
         // Acquire: a borrower may be another thread than it was. Pairs with the Release in `lend_for`.
         let is_lent = self.lent_to.load(Acquire) == who;
         if is_lent {

@@ -173,10 +173,9 @@ impl Caller {
             {
                 // Not by `take_plain`: to return an option of the outcome costs 18 instructions.
                 let value = self.value(&frame, context);
-                self.release(lane, false);
-                return value;
+                return self.released(lane, value);
             }
-            match self.next(lane, position) {
+            match self.next_slow(lane, position) {
                 Ok(Next::Mine(_)) => {
                     if let Some(outcome) = self.take_slow(lane, kind, context) {
                         return outcome;
@@ -253,6 +252,21 @@ impl Caller {
         }
     }
 
+    /// Releases a plain reply whose value has been taken. Returns the value part by part: as a whole it is copied with its room for an error.
+    #[inline(always)]
+    fn released<R>(&self, lane: &mut LaneClaim<'_>, value: Result<R, CallError>) -> Result<R, CallError> {
+        match value {
+            Ok(value) => {
+                self.release(lane, false);
+                Ok(value)
+            }
+            Err(error) => {
+                self.release(lane, false);
+                Err(error)
+            }
+        }
+    }
+
     /// Looks for the next reply, for the call whose request is at `position`.
     ///
     /// # Errors
@@ -266,6 +280,12 @@ impl Caller {
             None if self.may_follow(lane, position) && lane.is_announced() => Next::Streaming,
             None => Next::Pending,
         })
+    }
+
+    /// The same out of line, for who is about to wait: it must not take registers from the look that finds the reply.
+    #[inline(never)]
+    fn next_slow<'a>(&self, lane: &'a CallerLane, position: u64) -> Result<Next<'a>, &'static str> {
+        self.next(lane, position)
     }
 
     /// The value in a [plain](is_plain) reply.
