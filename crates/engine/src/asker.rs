@@ -21,6 +21,7 @@
 use crate::access::LentService;
 use crate::child_memory::confused;
 use crate::host::Traits;
+use crate::panic;
 use crate::service::{Exchange, Incoming, Service, UNREADABLE, readable};
 use callgate_transport::commit::{Kind, Place};
 use callgate_transport::decoder::Transfer;
@@ -53,7 +54,7 @@ impl Incoming<'_, '_> {
         }
         let copy = exchange.request.to_private();
         exchange.request = RequestSpan::none();
-        match readable::<A>(RequestSpan::copied(&copy), exchange.alloc.pool) {
+        match readable::<A>(RequestSpan::copied(&copy), exchange.pool) {
             Ok((args, _need)) => {
                 failpoints::reach(Step::ChildCalling);
                 let value = body(args, Conversation { exchange, traits });
@@ -106,8 +107,8 @@ impl Asker<'_, '_> {
             drop(exchange);
             self.unwind();
         }
-        let alloc = exchange.alloc;
-        if let Err(error) = exchange.slot.write(args, alloc) {
+        let alloc = exchange.alloc();
+        if let Err(error) = exchange.slot.write(args, &alloc) {
             drop(exchange);
             panic!("a callback's arguments cannot be sent: {}", why(error));
         }
@@ -168,7 +169,7 @@ impl Exchange<'_> {
                 Place::Block(block) => Some(turns.source.block(block).unwrap_or_else(|what| confused(what))),
             };
             let span = block.as_ref().map_or(frame.payload, Block::span);
-            let returned = self.alloc.pool.accept_returns(frame.call);
+            let returned = self.pool.accept_returns(frame.call);
             let mut copy = AlignedVec::new();
             let request = turns.source.request(span, &mut copy);
             failpoints::reach(Step::ChildAnswerSeen);
@@ -180,7 +181,7 @@ impl Exchange<'_> {
                     None
                 }
             };
-            self.alloc.pool.forget(returned);
+            self.pool.forget(returned);
             self.turns?;
             if let Some(answer) = answer {
                 return answer;
@@ -195,13 +196,13 @@ impl Exchange<'_> {
         request: Result<RequestSpan<'_>, Failure>,
         within: &dyn Fn(Kind, &mut Exchange<'_>),
     ) {
-        let (alloc, turns, is_readable) = (self.alloc, self.turns, request.is_ok());
+        let (pool, turns, is_readable) = (self.pool, self.turns, request.is_ok());
         let request = request.unwrap_or(RequestSpan::none());
         let slot = self.slot.within();
-        let mut inner = Exchange { slot, alloc, request, call, replied: None, is_one_way: false, turns };
+        let mut inner = Exchange { slot, pool, request, call, replied: None, is_one_way: false, turns };
         match is_withdrawn {
             true => inner.replied = Some(Kind::Withdrawn),
-            false => inner.carry_out(is_readable, |inner| within(kind, inner)),
+            false => inner.carry_out(is_readable, |inner| panic::catch(|| within(kind, inner))),
         }
         let reply = inner.settled();
         inner.publish(reply, 0);

@@ -7,7 +7,7 @@ use crate::control::Control;
 use crate::current::{self, ServedLanes};
 use crate::handshake::Hello;
 use crate::host::{Alone, Guarded, Host, Parallel};
-use crate::lane::{WorkerBell, WorkerLanes};
+use crate::lane::{BegunRequest, CalleeLane, Frame, ReplySlot, WorkerBell, WorkerLanes};
 use crate::panic;
 use crate::peer_status::PeerStatus;
 use crate::request_source::RequestSource;
@@ -26,13 +26,14 @@ use callgate_transport::commit::{ALIGN, BlockRef, Kind, Place};
 use callgate_transport::doorbell::wait_from_code;
 use callgate_transport::failpoints::{self, Step};
 use callgate_transport::loans::Attachments;
-use callgate_transport::memory_pool::{AllocContext, PoolHandle, TimeLimit};
+use callgate_transport::memory_pool::PoolHandle;
 use callgate_transport::request::RequestSpan;
 use callgate_transport::segment::{Block, Segment, Span};
 use callgate_transport::shared_box;
 use callgate_transport::wake::Bells;
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -299,61 +300,164 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     }
 
     /// Takes, carries out and answers the request on the lane at `place`. Returns its kind; `None` if its caller has left.
+    ///
+    /// A plain call goes straight through. What only other requests need is in functions of their own, so that it costs a plain call two branches.
     #[inline(always)]
     fn serve_one(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
         failpoints::reach(Step::ChildRequestSeen);
         let Some((lane, rest)) = self.lanes.found(place) else { return Ok(self.end()) };
-        let (frame, slot) = lane.begin()?.ok_or("a request that was withdrawn")?;
-        failpoints::reach(Step::ChildStarted);
+        let extras = OnceCell::new();
+        let (call, span, slot, is_one_way) = match lane.begin_plain() {
+            Some((frame, slot)) => {
+                failpoints::reach(Step::ChildStarted);
+                if is_left(&slot, &self.asker) {
+                    return Ok(None);
+                }
+                (frame.call, frame.payload, slot, false)
+            }
+            None => match begin_other(lane, &self.asker, &extras)? {
+                Some(begun) => begun,
+                None => return self.serve_control(place),
+            },
+        };
         current::enter(place);
-        let is_withdrawn = slot.is_withdrawn();
-        // A child does not outlive its caller.
-        if self.asker.peer_status().is_some() && slot.is_left() {
+        let pool = self.asker.pool();
+        let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
+        let (is_readable, request) = (request.is_ok(), request.unwrap_or(RequestSpan::none()));
+        let turns = Some(TurnContext { rest, source: &self.asker });
+        let mut exchange = Exchange { slot, pool, request, call, replied: None, is_one_way, turns };
+        exchange.carry_out(is_readable, |exchange| panic::catch_outermost(|| self.host.call(exchange)));
+        self.asker.answering(len);
+        let reply = exchange.settled();
+        let is_answered = extras.get().is_none_or(|extras| extras.end(exchange.pool, reply));
+        failpoints::reach(Step::ChildReplyWritten);
+        match is_answered {
+            true => exchange.publish(reply, 0),
+            false => self.lanes.lane(place).pass(),
+        }
+        failpoints::reach(Step::ChildPublished);
+        self.asker.done(&mut self.copy);
+        self.host.replied();
+        Ok(Some(Kind::Call))
+    }
+
+    /// [`serve_one`](Self::serve_one) for a request that has been begun and runs no method: of another kind than a call, or withdrawn, or left.
+    #[cold]
+    fn serve_control(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
+        let Some((lane, rest)) = self.lanes.found(place) else { return Ok(None) };
+        let BegunRequest { frame, slot, is_withdrawn } = lane.begin()?.ok_or(VANISHED)?;
+        if is_left(&slot, &self.asker) {
             return Ok(None);
         }
+        current::enter(place);
         let (kind, call) = (frame.commit.kind, frame.call);
-        let is_one_way = kind == Kind::Send;
-        let kind = if is_one_way { Kind::Call } else { kind };
-        let block = match frame.commit.place {
-            Place::Slot(_) => None,
-            Place::Block(block) => Some(self.asker.block(block)?),
-        };
+        let is_withdrawn = is_withdrawn && is_call(kind);
+        let block = block_of(&frame, &self.asker)?;
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let alloc = &AllocContext { pool: self.asker.pool(), limit: TimeLimit::NONE, wait: None };
-        let returned = alloc.pool.accept_returns(call);
-        if returned.is_some() {
-            nest::enter(call, slot.chain());
-        }
+        let pool = self.asker.pool();
+        let returned = accept(pool, call, &slot);
         let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
-        let is_readable = request.is_ok();
-        let request = request.unwrap_or(RequestSpan::none());
+        let (is_readable, request) = (request.is_ok(), request.unwrap_or(RequestSpan::none()));
         let turns = Some(TurnContext { rest, source: &self.asker });
-        let mut exchange = Exchange { slot, alloc, request, call, replied: None, is_one_way, turns };
-        match is_withdrawn && kind == Kind::Call {
+        let mut exchange = Exchange { slot, pool, request, call, replied: None, is_one_way: false, turns };
+        match is_withdrawn {
             true => exchange.replied = Some(Kind::Withdrawn),
-            false => exchange.carry_out(is_readable, |exchange| self.host.carry_out(kind, exchange)),
+            false => {
+                exchange
+                    .carry_out(is_readable, |exchange| panic::catch_outermost(|| self.host.control(kind, exchange)));
+            }
         }
         self.asker.answering(len);
-        let reply = match exchange.replied {
-            Some(reply) => reply,
-            None if kind == Kind::Stop => return Ok(self.put_off_stop(returned)),
-            None => exchange.refuse_unanswered(),
-        };
-        if returned.is_some() {
-            nest::leave();
+        if exchange.replied.is_none() && kind == Kind::Stop {
+            return Ok(self.put_off_stop(returned));
         }
-        alloc.pool.forget(returned);
+        let reply = exchange.settled();
+        forget(pool, returned);
         failpoints::reach(Step::ChildReplyWritten);
-        if is_one_way && reply == Kind::Call {
-            self.lanes.lane(place).pass();
-        } else {
-            exchange.publish(reply, 0);
-        }
+        exchange.publish(reply, 0);
         failpoints::reach(Step::ChildPublished);
         self.asker.done(&mut self.copy);
         self.host.replied();
         Ok(Some(kind))
     }
+}
+
+/// What a call has that is not plain.
+struct Extras {
+    /// The block that its payload lies in.
+    block: Option<Block>,
+    /// The number of the blocks that it returns.
+    returned: Option<u64>,
+    /// It is answered only if it fails.
+    is_one_way: bool,
+}
+
+impl Extras {
+    /// Ends what `begin_other` began, after the call. Returns whether it is answered.
+    #[cold]
+    fn end(&self, pool: &dyn PoolHandle, reply: Kind) -> bool {
+        forget(pool, self.returned);
+        !(self.is_one_way && reply == Kind::Call)
+    }
+}
+
+/// What a request that was there is found to be if it is there no more.
+const VANISHED: &str = "a request that was withdrawn";
+
+/// Begins the next request, which is no plain call: its call word, its payload, the slot for its reply, and whether it is one-way. `None` if it runs no
+/// method.
+#[inline(never)]
+fn begin_other<'a>(
+    lane: &'a mut CalleeLane,
+    asker: &impl RequestSource,
+    extras: &'a OnceCell<Extras>,
+) -> Result<Option<(u64, Span<'a>, ReplySlot<'a>, bool)>, &'static str> {
+    let BegunRequest { frame, slot, is_withdrawn } = lane.begin()?.ok_or(VANISHED)?;
+    failpoints::reach(Step::ChildStarted);
+    if !is_call(frame.commit.kind) || is_withdrawn || is_left(&slot, asker) {
+        return Ok(None);
+    }
+    let block = block_of(&frame, asker)?;
+    let (returned, is_one_way) = (accept(asker.pool(), frame.call, &slot), frame.commit.kind == Kind::Send);
+    let extras = extras.get_or_init(|| Extras { block, returned, is_one_way });
+    let span = extras.block.as_ref().map_or(frame.payload, Block::span);
+    Ok(Some((frame.call, span, slot, is_one_way)))
+}
+
+/// Whether the caller of a request that has begun has left, so that it must not be carried out. A child does not outlive its caller.
+#[inline(always)]
+fn is_left(slot: &ReplySlot<'_>, asker: &impl RequestSource) -> bool {
+    asker.peer_status().is_some() && slot.is_left()
+}
+
+/// Whether a request of this kind calls a method.
+fn is_call(kind: Kind) -> bool {
+    matches!(kind, Kind::Call | Kind::Send)
+}
+
+/// The block that the payload of a request lies in, if it is not in its slot.
+fn block_of(frame: &Frame<'_>, asker: &impl RequestSource) -> Result<Option<Block>, &'static str> {
+    match frame.commit.place {
+        Place::Slot(_) => Ok(None),
+        Place::Block(block) => asker.block(block).map(Some),
+    }
+}
+
+/// Accepts the blocks that a request returns, and enters its chain, until [`forget`].
+fn accept(pool: &dyn PoolHandle, call: u64, slot: &ReplySlot<'_>) -> Option<u64> {
+    let returned = pool.accept_returns(call);
+    if returned.is_some() {
+        nest::enter(call, slot.chain());
+    }
+    returned
+}
+
+/// Ends what [`accept`] began.
+fn forget(pool: &dyn PoolHandle, returned: Option<u64>) {
+    if returned.is_some() {
+        nest::leave();
+    }
+    pool.forget(returned);
 }
 
 impl<H: Host, A: RequestSource> Worker<H, A> {

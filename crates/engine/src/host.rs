@@ -18,8 +18,13 @@ use std::sync::{Arc, OnceLock};
 
 /// Carries out the requests of a worker.
 pub trait Host {
-    /// Carries out one request and writes its reply. The first time that the request to stop comes, there is no reply.
-    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>);
+    /// Carries out one call and writes its reply.
+    fn call(&mut self, exchange: &mut Exchange<'_>);
+
+    /// Carries out one request of another kind and writes its reply. The first time that the request to stop comes, there is no reply.
+    fn control(&mut self, _kind: Kind, exchange: &mut Exchange<'_>) {
+        exchange.refuse("a request of a kind that callbacks do not have");
+    }
 
     /// Ends a worker that has answered its last request; `is_first` = the worker that drops the service, once the others have ended too.
     fn end(&mut self, _is_first: bool) {}
@@ -53,15 +58,15 @@ impl<T: Service> Alone<T> {
 
 impl<T: Service> Host for Alone<T> {
     #[inline(always)]
-    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
-        // Before the other kinds, which take a jump through a table.
-        if let (Kind::Call, Some(service)) = (kind, &mut self.service) {
-            let incoming = Incoming { exchange, traits: &self.traits };
-            return match incoming.interface() {
-                0 => T::dispatch(service, incoming),
-                number => self.traits.dispatch(number, AnyAccess::Alone(service), incoming),
-            };
+    fn call(&mut self, exchange: &mut Exchange<'_>) {
+        let Some(service) = &mut self.service else { return exchange.refuse(NO_SERVICE) };
+        match exchange.interface() {
+            0 => T::dispatch(service, Incoming { exchange, traits: &self.traits }),
+            number => self.traits.dispatch(number, AnyAccess::Alone(service), exchange),
         }
+    }
+
+    fn control(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         match (kind, &mut self.service) {
             (Kind::Flush, _) => exchange.reply(Kind::Flush, &()),
             (Kind::Construct, service) => *service = T::construct(Incoming { exchange, traits: &self.traits }),
@@ -198,15 +203,15 @@ impl<T: Service, S: Guarded<T>> Parallel<T, S> {
 
 impl<T: Service, S: Guarded<T>> Host for &Parallel<T, S> {
     #[inline(always)]
-    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+    fn call(&mut self, exchange: &mut Exchange<'_>) {
+        match exchange.interface() {
+            0 => self.service.dispatch(Incoming { exchange, traits: &self.traits }),
+            number => self.traits.dispatch(number, self.service.any(), exchange),
+        }
+    }
+
+    fn control(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
         match kind {
-            Kind::Call => {
-                let incoming = Incoming { exchange, traits: &self.traits };
-                match incoming.interface() {
-                    0 => self.service.dispatch(incoming),
-                    number => self.traits.dispatch(number, self.service.any(), incoming),
-                }
-            }
             Kind::Flush => exchange.reply(Kind::Flush, &()),
             Kind::Construct => {
                 let service = T::construct(Incoming { exchange, traits: &self.traits });
@@ -294,7 +299,8 @@ impl<T: Service> Traits<T> {
 
     /// Runs the method of interface `number` that the call names.
     #[inline]
-    fn dispatch(&self, number: u16, access: AnyAccess<'_, T>, incoming: Incoming<'_, '_>) {
+    fn dispatch(&self, number: u16, access: AnyAccess<'_, T>, exchange: &mut Exchange<'_>) {
+        let incoming = Incoming { exchange, traits: self };
         match self.known.get(number) {
             Some(dispatch) => dispatch(access, incoming),
             None => streams::serve(incoming),
@@ -309,13 +315,10 @@ impl<T: Service> Traits<T> {
     /// Carries out a request that comes from a callback, within the method that called back.
     pub(crate) fn carry_out_lent(&self, service: LentService<'_, T>, kind: Kind, exchange: &mut Exchange<'_>) {
         match kind {
-            Kind::Call => {
-                let incoming = Incoming { exchange, traits: self };
-                match incoming.interface() {
-                    0 => T::dispatch(service, incoming),
-                    number => self.dispatch(number, AnyAccess::Lent(service), incoming),
-                }
-            }
+            Kind::Call => match exchange.interface() {
+                0 => T::dispatch(service, Incoming { exchange, traits: self }),
+                number => self.dispatch(number, AnyAccess::Lent(service), exchange),
+            },
             Kind::Bind => self.bind(exchange),
             _ => exchange.refuse("a callback can only call methods"),
         }

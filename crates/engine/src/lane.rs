@@ -257,7 +257,14 @@ pub struct ReplySlot<'a> {
     requests: &'a RequestReader,
     replies: &'a mut ReplyWriter,
     len: usize,
-    is_withdrawn: bool,
+}
+
+/// A request that has been begun, and the slot for its reply.
+pub struct BegunRequest<'a> {
+    pub frame: Frame<'a>,
+    pub slot: ReplySlot<'a>,
+    /// Whether the caller has withdrawn the request, which must then not be carried out.
+    pub is_withdrawn: bool,
 }
 
 /// A reply that carries something, about to be published.

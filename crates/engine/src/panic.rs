@@ -61,6 +61,18 @@ fn record(info: &PanicHookInfo<'_>) {
     SEEN.with(|slot| slot.try_borrow_mut().map(|mut slot| *slot = Some(seen)).ok());
 }
 
+/// [`catch`] on a thread that is within no call, as a worker's is between its requests.
+#[inline(always)]
+pub(crate) fn catch_outermost<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {
+    let turn = TURN.get().wrapping_add(1);
+    debug_assert!(turn % 2 == 1, "within a call");
+    TURN.set(turn);
+    // Unwind safety: as in `catch`.
+    let result = catch_unwind(AssertUnwindSafe(call));
+    TURN.set(turn.wrapping_add(1));
+    result.map_err(|payload| fault_slow(payload, turn))
+}
+
 /// Runs `call`; a panic in it comes back as a fault.
 #[inline(always)]
 pub fn catch<R>(call: impl FnOnce() -> R) -> Result<R, Box<Fault>> {

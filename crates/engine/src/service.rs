@@ -8,7 +8,6 @@ pub(crate) mod task;
 
 use crate::access::{Access, AnyAccess};
 use crate::lane::{ReplySlot, SendError, SentReply, WorkerRest};
-use crate::panic;
 use crate::request_source::RequestSource;
 use callgate_os::image::Fnv;
 use callgate_os::text::beginning;
@@ -17,7 +16,7 @@ use callgate_transport::decoder::Transfer;
 use callgate_transport::encode::Encode;
 use callgate_transport::error::{CallName, Fault, NoMemory};
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::memory_pool::{AllocContext, PoolHandle};
+use callgate_transport::memory_pool::{AllocContext, PoolHandle, TimeLimit};
 use callgate_transport::reading::{ForArguments, last_refusal};
 use callgate_transport::request::{Request, RequestSpan};
 use callgate_transport::validator::Checked;
@@ -261,7 +260,8 @@ impl Fingerprint {
 /// One request on its way through the callee, and the slot for its reply.
 pub struct Exchange<'a> {
     pub(crate) slot: ReplySlot<'a>,
-    pub(crate) alloc: &'a AllocContext<'a>,
+    /// The memory for what the reply carries.
+    pub(crate) pool: &'a dyn PoolHandle,
     pub request: RequestSpan<'a>,
     /// `returns << 32 | interface << 16 | method`.
     pub call: u64,
@@ -282,18 +282,28 @@ pub(crate) struct TurnContext<'a> {
 
 impl<'a> Exchange<'a> {
     /// The end of a task.
-    pub(crate) fn of_task(
-        slot: ReplySlot<'a>,
-        alloc: &'a AllocContext<'a>,
-        request: RequestSpan<'a>,
-        call: u64,
-    ) -> Self {
-        Self { slot, alloc, request, call, replied: None, is_one_way: false, turns: None }
+    pub(crate) fn of_task(slot: ReplySlot<'a>, pool: &'a dyn PoolHandle, request: RequestSpan<'a>, call: u64) -> Self {
+        Self { slot, pool, request, call, replied: None, is_one_way: false, turns: None }
+    }
+}
+
+impl<'a> Exchange<'a> {
+    /// Where the reply finds memory. Made where it is needed: a reply in its slot needs none.
+    #[inline(always)]
+    pub(crate) fn alloc(&self) -> AllocContext<'a> {
+        AllocContext { pool: self.pool, limit: TimeLimit::NONE, wait: None }
     }
 }
 
 impl Exchange<'_> {
+    /// The number of the block that the method is in: 0 = the type's own, else an index into the table of interfaces.
+    #[inline(always)]
+    pub fn interface(&self) -> u16 {
+        (self.call >> 16 & 0xffff) as u16
+    }
+
     /// The kind of the reply. Refuses a request without one.
+    #[inline(always)]
     pub(crate) fn settled(&mut self) -> Kind {
         self.replied.unwrap_or_else(|| self.refuse_unanswered())
     }
@@ -312,7 +322,7 @@ impl Exchange<'_> {
             self.replied = Some(kind);
             return;
         }
-        match self.slot.write(value, self.alloc) {
+        match self.slot.write(value, &self.alloc()) {
             Ok(()) => self.replied = Some(kind),
             Err(error) => self.refuse_slow(error),
         }
@@ -364,12 +374,16 @@ impl Exchange<'_> {
         self.reply_small(Kind::Refused, &why.to_owned());
     }
 
-    /// Has `host` carry out the request, if it can be read. A panic becomes a fault in the reply.
+    #[cold]
+    fn refuse_unknown(&mut self) {
+        self.refuse(&format!("the child has no method number {}", self.call & 0xffff));
+    }
+
+    /// Has `run` carry out the request, if it can be read, and catch panics. One becomes a fault in the reply.
     #[inline(always)]
-    pub(crate) fn carry_out(&mut self, is_readable: bool, host: impl FnOnce(&mut Self)) {
+    pub(crate) fn carry_out(&mut self, is_readable: bool, run: impl FnOnce(&mut Self) -> Result<(), Box<Fault>>) {
         if is_readable {
-            let result = panic::catch(|| host(self));
-            if let Err(fault) = result {
+            if let Err(fault) = run(self) {
                 self.reply_fault(&fault);
             }
         } else {
@@ -407,7 +421,7 @@ impl Exchange<'_> {
 
     #[cold]
     fn publish_loaded(&mut self, kind: Kind, mark: u64) {
-        let SentReply { place, call, attachments } = self.slot.sent_slow(self.alloc);
+        let SentReply { place, call, attachments } = self.slot.sent_slow(&self.alloc());
         if let Some(turns) = self.turns {
             turns.source.publishing(self.slot.lane(), self.slot.position(), attachments);
         }
@@ -417,7 +431,7 @@ impl Exchange<'_> {
 
     fn reply_small<R: Encode + Archive<Archived: Checked>>(&mut self, kind: Kind, value: &R) {
         // If there is no room even for this, the caller gets a frame without payload, which says as much.
-        let _ = self.slot.write(value, self.alloc);
+        let _ = self.slot.write(value, &self.alloc());
         self.replied = Some(kind);
     }
 }
@@ -436,16 +450,16 @@ impl Incoming<'_, '_> {
         (self.exchange.call & 0xffff) as u16
     }
 
-    /// The number of the block: 0 = the type's own, else an index into the table of interfaces.
+    /// See [`Exchange::interface`].
     pub fn interface(&self) -> u16 {
-        (self.exchange.call >> 16 & 0xffff) as u16
+        self.exchange.interface()
     }
 
     /// Reads the request in place, runs the method, writes the reply: its value, or why it may not run.
     #[inline(always)]
     pub fn answer<A: Request, R: Transfer, E: Display>(self, body: impl FnOnce(&A::Archived) -> Result<R, E>) {
         let exchange = self.exchange;
-        match readable::<A>(exchange.request, exchange.alloc.pool) {
+        match readable::<A>(exchange.request, exchange.pool) {
             Ok((args, _need)) => {
                 failpoints::reach(Step::ChildCalling);
                 let value = body(args);
@@ -467,7 +481,7 @@ impl Incoming<'_, '_> {
         body: impl FnOnce(&A::Archived) -> Result<T, E>,
     ) -> Option<T> {
         let exchange = self.exchange;
-        let Ok((args, need)) = readable::<A>(exchange.request, exchange.alloc.pool) else {
+        let Ok((args, need)) = readable::<A>(exchange.request, exchange.pool) else {
             exchange.refuse_request(UNREADABLE);
             return None;
         };
@@ -493,13 +507,13 @@ impl Incoming<'_, '_> {
     }
 
     /// Replies that no method of this block has the call's number.
-    #[cold]
+    #[inline(always)]
     pub fn unknown(self) {
-        let why = format!("the child has no method number {}", self.index());
-        self.exchange.refuse(&why);
+        // By its parts: what is passed by reference must lie in memory at every call.
+        self.exchange.refuse_unknown();
     }
 
-    /// Including the time that other threads spent on sending.
+    /// The same for a constructor.
     #[cold]
     pub fn unknown_constructor<T>(self) -> Option<T> {
         self.unknown();

@@ -253,7 +253,7 @@ impl Incoming<'_, '_> {
             return exchange.refuse(&format!("{MAX_STREAMS} streams are open: finish or drop one first"));
         }
         failpoints::reach(Step::ChildCalling);
-        let made = make(exchange.request, exchange.alloc.pool.trusts_peer());
+        let made = make(exchange.request, exchange.pool.trusts_peer());
         failpoints::reach(Step::ChildReturned);
         match made {
             Ok((number, stream)) => {

@@ -24,7 +24,7 @@ mod runtime;
 use crate::callee::{Callee, PANICKED, Parent, Serving};
 use crate::child_memory::confused;
 use crate::current::{self, ServedLanes, TaskMark};
-use crate::lane::WorkerLanes;
+use crate::lane::{BegunRequest, WorkerLanes};
 use crate::request_source::RequestSource;
 use crate::service::{Exchange, Service, TaskCall, TaskFuture, task::OwnedRequest};
 use crate::trusted::TrustedParent;
@@ -32,7 +32,6 @@ use crate::{nest, panic};
 use callgate_transport::commit::{Kind, Place};
 use callgate_transport::error::Fault;
 use callgate_transport::failpoints::{self, Step};
-use callgate_transport::memory_pool::{AllocContext, TimeLimit};
 use host::{AsyncHost, TaskHost};
 use ready::{Ready, TaskWaker};
 use std::collections::VecDeque;
@@ -174,9 +173,9 @@ impl<'a> TaskWorker<'a> {
         failpoints::reach(Step::ChildRequestSeen);
         let Some((lane, _)) = self.lanes.found(place) else { return Ok(self.end()) };
         let position = lane.request_position();
-        let (frame, slot) = lane.begin()?.ok_or("a request that was withdrawn")?;
+        let BegunRequest { frame, slot, is_withdrawn } = lane.begin()?.ok_or("a request that was withdrawn")?;
         failpoints::reach(Step::ChildStarted);
-        let (kind, word, is_withdrawn, chain) = (frame.commit.kind, frame.call, slot.is_withdrawn(), slot.chain());
+        let (kind, word, chain) = (frame.commit.kind, frame.call, slot.chain());
         if kind == Kind::Stop && self.stop.is_none() {
             // It is found again when every other request has been answered.
             self.stop = Some(place);
@@ -278,21 +277,21 @@ impl<'a> TaskWorker<'a> {
 
     /// Answers a request as `write` writes. A panic in it becomes a fault.
     fn answer(&mut self, begun: &Begun, write: impl FnOnce(&mut Exchange<'_>)) {
-        let alloc = &AllocContext { pool: self.parent.pool(), limit: TimeLimit::NONE, wait: None };
+        let pool = self.parent.pool();
         let TaskMark { place, position, .. } = begun.mark;
         let lane = self.lanes.lane(place);
         let (index, at) = (lane.index(), lane.position());
-        let mut exchange = Exchange::of_task(lane.reply_slot(), alloc, begun.request.span(), begun.word);
+        let mut exchange = Exchange::of_task(lane.reply_slot(), pool, begun.request.span(), begun.word);
         begun.enter();
         if let Err(fault) = panic::catch(|| write(&mut exchange)) {
             exchange.reply_fault(&fault);
         }
         Begun::leave();
         let kind = exchange.settled();
-        alloc.pool.forget(begun.returned);
+        pool.forget(begun.returned);
         failpoints::reach(Step::ChildReplyWritten);
         let (carries, place_of_reply) = if exchange.slot.carries() {
-            let sent = exchange.slot.sent_slow(alloc);
+            let sent = exchange.slot.sent_slow(&exchange.alloc());
             self.parent.publishing(index, at, sent.attachments);
             failpoints::reach(Step::ChildReplyDeparted);
             (sent.call, sent.place)

@@ -240,12 +240,9 @@ pub(super) struct CallbackHost<F> {
 }
 
 impl<F: FnMut(u32)> Host for CallbackHost<F> {
-    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+    fn call(&mut self, exchange: &mut Exchange<'_>) {
         let word = exchange.call & 0xffff_ffff;
         let number = (word & !DYNAMIC) as u32;
-        if kind != Kind::Call {
-            return exchange.refuse("a request of a kind that callbacks do not have");
-        }
         let Self { callbacks, finished, kept } = self;
         let Some(registered) = callbacks.get(number) else {
             return exchange.reply(Kind::Failed, &CallbackError::Gone);

@@ -348,18 +348,28 @@ impl Consumer {
     /// As [`take`](Self::take).
     #[inline(always)]
     pub fn take_at(&self, position: u64) -> Result<Option<Frame<'_>>, &'static str> {
+        match self.call_at(position) {
+            Some(frame) => Ok(Some(frame)),
+            None => self.take_other(position),
+        }
+    }
+
+    /// What [`take`](Self::take) finds, if it is a call, or its value, in a slot, and not withdrawn, as nearly every frame is.
+    #[inline(always)]
+    pub fn take_call(&self) -> Option<Frame<'_>> {
+        self.call_at(self.position())
+    }
+
+    #[inline(always)]
+    fn call_at(&self, position: u64) -> Option<Frame<'_>> {
         // Before the load, which the compiler moves nothing over: what it needs to know of the slots is read once.
         let (line, payload) = (self.slots.line(position), self.slots.payload(position));
         // Acquire: as in `is_ready`. Read once: what is checked here is what is used.
         let word = line.commit.load(Acquire);
-        match Commit::plain_len(word, position, payload.len()) {
-            Some(len) => {
-                self.fetches.set(len <= self.staged);
-                let commit = Commit { kind: Kind::Call, place: Place::Slot(len) };
-                Ok(Some(Frame { commit, call: line.call.load(Relaxed), line, payload: payload.first(len) }))
-            }
-            None => self.take_other(position, line, payload, word),
-        }
+        let len = Commit::plain_len(word, position, payload.len())?;
+        self.fetches.set(len <= self.staged);
+        let commit = Commit { kind: Kind::Call, place: Place::Slot(len) };
+        Some(Frame { commit, call: line.call.load(Relaxed), line, payload: payload.first(len) })
     }
 
     /// The next frame, if it has `position` and is plain: a call, or its value, in a slot, that carries nothing.
@@ -378,15 +388,12 @@ impl Consumer {
         Some(Frame { commit, call: 0, line, payload: payload.first(len) })
     }
 
-    /// [`take_at`](Self::take_at) of a frame that is not plain, or not there.
+    /// [`take_at`](Self::take_at) of a frame that is not plain, or not there. Reads the word again, which may have changed.
     #[inline(never)]
-    fn take_other<'a>(
-        &'a self,
-        position: u64,
-        line: &'a SlotLine,
-        payload: Span<'a>,
-        word: u64,
-    ) -> Result<Option<Frame<'a>>, &'static str> {
+    fn take_other(&self, position: u64) -> Result<Option<Frame<'_>>, &'static str> {
+        let (line, payload) = (self.slots.line(position), self.slots.payload(position));
+        // Acquire, and once: as in `call_at`.
+        let word = line.commit.load(Acquire);
         if !Commit::is_at(word, position) {
             return Ok(None);
         }

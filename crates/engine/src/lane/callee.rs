@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CalleeLane, ReplySlot, ReplyWriter, RequestReader, SentReply};
+use super::{BegunRequest, CalleeLane, ReplySlot, ReplyWriter, RequestReader, SentReply};
 use callgate_os::barrier;
 use callgate_os::sync::Ordering::{Relaxed, SeqCst};
 use callgate_os::sync::fence;
@@ -52,16 +52,27 @@ impl CalleeLane {
         self.requests.ring.fetch_lines();
     }
 
-    /// The next request, if it is there, and the slot for its reply. Records first that the request has started. A caller may
-    /// have [withdrawn](ReplySlot::is_withdrawn) it.
+    /// The next request, if it is there, and the slot for its reply. Records first that the request has started.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
     #[inline(always)]
-    pub fn begin(&mut self) -> Result<Option<(Frame<'_>, ReplySlot<'_>)>, &'static str> {
+    pub fn begin(&mut self) -> Result<Option<BegunRequest<'_>>, &'static str> {
         let Some((frame, is_withdrawn)) = self.requests.begin()? else { return Ok(None) };
-        Ok(Some((frame, ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0, is_withdrawn })))
+        Ok(Some(BegunRequest {
+            frame,
+            slot: ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0 },
+            is_withdrawn,
+        }))
+    }
+
+    /// The next request, as [`begin`](Self::begin) takes it, if it is a plain call: in a slot, with nothing attached, not withdrawn. Otherwise
+    /// `begin` takes it.
+    #[inline(always)]
+    pub(crate) fn begin_plain(&mut self) -> Option<(Frame<'_>, ReplySlot<'_>)> {
+        let frame = self.requests.begin_plain()?;
+        Some((frame, ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0 }))
     }
 
     /// The position that the next reply will have.
@@ -87,7 +98,7 @@ impl CalleeLane {
 
     /// The slot for the next reply, to a request that has been released.
     pub(crate) fn reply_slot(&mut self) -> ReplySlot<'_> {
-        ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0, is_withdrawn: false }
+        ReplySlot { requests: &self.requests, replies: &mut self.replies, len: 0 }
     }
 
     /// Publishes and announces the written reply to the request that is the `answers`th of the unanswered ones.
@@ -113,11 +124,32 @@ impl CalleeLane {
     }
 }
 
+/// Whether a request with this call word returns no block: there is nothing for `accept_returns` to accept.
+#[inline(always)]
+fn carries_nothing(call: u64) -> bool {
+    call >> 32 == 0
+}
+
 impl RequestReader {
     /// The next request, if it is there, and whether its caller has withdrawn it. Records first that it has started.
     #[inline(always)]
     fn begin(&self) -> Result<Option<(Frame<'_>, bool)>, &'static str> {
         let Some(frame) = self.ring.take()? else { return Ok(None) };
+        let is_withdrawn = self.start(&frame);
+        Ok(Some((frame, is_withdrawn)))
+    }
+
+    /// The next request, if it is a plain call. Records first that it has started. One that turns out to be withdrawn is left to `begin`, which records
+    /// the same.
+    #[inline(always)]
+    fn begin_plain(&self) -> Option<Frame<'_>> {
+        let frame = self.ring.take_call().filter(|frame| carries_nothing(frame.call))?;
+        (!self.start(&frame)).then_some(frame)
+    }
+
+    /// Records that the request has started. Returns whether its caller has withdrawn it.
+    #[inline(always)]
+    fn start(&self, frame: &Frame<'_>) -> bool {
         // B1.
         self.callee.started.store(self.ring.position().wrapping_add(1), Relaxed);
         // B2: orders `started` before the look at the mark. Pairs with D2 in `Withdrawal::withdraw`. It also keeps the compiler from moving the method's
@@ -125,8 +157,7 @@ impl RequestReader {
         // visible. Workers of a remote caller call `is_left`.
         barrier::light();
         // B3.
-        let is_withdrawn = frame.is_withdrawn();
-        Ok(Some((frame, is_withdrawn)))
+        frame.is_withdrawn()
     }
 }
 
@@ -186,7 +217,7 @@ impl<'a> ReplySlot<'a> {
 
     /// The slot for the reply to a request that is carried out within this one.
     pub(crate) fn within(&mut self) -> ReplySlot<'_> {
-        ReplySlot { requests: self.requests, replies: self.replies, len: 0, is_withdrawn: false }
+        ReplySlot { requests: self.requests, replies: self.replies, len: 0 }
     }
 
     /// The CPU that the caller last said it runs on, plus 1.
@@ -196,12 +227,6 @@ impl<'a> ReplySlot<'a> {
 }
 
 impl ReplySlot<'_> {
-    /// Whether the caller has withdrawn the request, which must then not be carried out.
-    #[inline(always)]
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        self.is_withdrawn
-    }
-
     /// Serialises the reply into the slot or a block. It is not published yet, but the caller may begin to copy a large one. A second call replaces
     /// the first.
     ///

@@ -164,7 +164,7 @@ fn loom_what_is_left_before_it_has_started_is_not_carried_out() {
         let (mut caller, mut callee) = lane(0, &worker());
         let len = caller.write(&(), no_memory()).unwrap();
         caller.publish(Kind::Call, 0, len, no_memory().pool);
-        let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_left()));
+        let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|begun| !begun.slot.is_left()));
         let started = caller.leave(0);
         let is_carried_out = worker.join().unwrap();
         assert!(started == Started::Yes || !is_carried_out);
@@ -178,7 +178,10 @@ fn loom_what_is_withdrawn_before_it_has_started_is_not_carried_out() {
         let (mut caller, mut callee, withdrawal) = withdrawable_lane();
         let len = caller.write(&(), no_memory()).unwrap();
         caller.publish(Kind::Call, 0, len, no_memory().pool);
-        let worker = loom::thread::spawn(move || callee.begin().unwrap().is_some_and(|(_, slot)| !slot.is_withdrawn()));
+        let worker = loom::thread::spawn(move || {
+            // As a worker begins a request.
+            callee.begin_plain().is_some() || callee.begin().unwrap().is_some_and(|begun| !begun.is_withdrawn)
+        });
         let started = withdrawal.withdraw(0);
         let is_carried_out = worker.join().unwrap();
         assert!(started != Started::No || !is_carried_out);

@@ -64,9 +64,26 @@ impl WorkerLanes {
     /// not outlive.
     #[inline(always)]
     pub fn wait(&mut self, peer_status: Option<&PeerStatus>) -> Option<usize> {
-        let found = self.find(|_| ()).or_else(|| self.wait_slow(peer_status))?;
+        let found = match self.look_at_next() {
+            Some(found) => found,
+            None => self.find_or_wait(peer_status)?,
+        };
         self.last = found;
         Some(found)
+    }
+
+    /// The index of the lane whose turn is next, if it has a request.
+    #[inline(always)]
+    fn look_at_next(&self) -> Option<usize> {
+        let lanes = self.lanes.get(..self.rest.lanes_in_use())?;
+        let place = if self.last + 1 < lanes.len() { self.last + 1 } else { 0 };
+        lanes.get(place)?.is_ready().then_some(place)
+    }
+
+    /// [`wait`](Self::wait) where that lane has none.
+    #[inline(never)]
+    fn find_or_wait(&self, peer_status: Option<&PeerStatus>) -> Option<usize> {
+        self.find(|_| ()).or_else(|| self.wait_slow(peer_status))
     }
 
     /// The index of a lane with a request, as [`wait`](Self::wait) finds it, if there is one now.
@@ -91,7 +108,6 @@ impl WorkerLanes {
         self.lanes.len()
     }
 
-    #[inline(never)]
     fn wait_slow(&self, peer_status: Option<&PeerStatus>) -> Option<usize> {
         let waiter = self.rest.waiter(peer_status, self.caller_cpu());
         let mut found = None;
@@ -109,8 +125,7 @@ impl WorkerLanes {
     /// The next lane with a request, in turn. Calls `before` before each look.
     #[inline(always)]
     fn find(&self, before: impl Fn(&CalleeLane)) -> Option<usize> {
-        let in_use = self.rest.worker.lanes_in_use.load(Relaxed) as usize;
-        let Some(lanes) = self.lanes.get(..in_use) else { return self.find_last() };
+        let Some(lanes) = self.lanes.get(..self.rest.lanes_in_use()) else { return self.find_last() };
         let mut place = self.last;
         for _ in lanes {
             place = if place + 1 < lanes.len() { place + 1 } else { 0 };
@@ -136,6 +151,13 @@ impl WorkerLanes {
 }
 
 impl WorkerRest {
+    /// How many of the lanes the caller uses; more than there are if it has asked for the end.
+    #[inline(always)]
+    fn lanes_in_use(&self) -> usize {
+        // Relaxed: a lane is looked at again, and the end is found with a fence.
+        self.worker.lanes_in_use.load(Relaxed) as usize
+    }
+
     fn waiter<'a>(&'a self, peer_status: Option<&'a PeerStatus>, peer_cpu: u32) -> Waiter<'a> {
         Waiter {
             bell: &self.worker.bell,

@@ -30,7 +30,7 @@ use std::{io, thread};
 struct Doubler;
 
 impl Host for Doubler {
-    fn carry_out(&mut self, _: Kind, exchange: &mut Exchange<'_>) {
+    fn call(&mut self, exchange: &mut Exchange<'_>) {
         match exchange.call {
             1 => match exchange.request.take::<(u64,)>() {
                 Ok((number,)) => exchange.reply(Kind::Call, &(2 * number)),
@@ -172,12 +172,12 @@ struct Gated {
 }
 
 impl Host for Gated {
-    fn carry_out(&mut self, kind: Kind, exchange: &mut Exchange<'_>) {
+    fn call(&mut self, exchange: &mut Exchange<'_>) {
         self.ran.fetch_add(1, Ordering::SeqCst);
         if let Some(gate) = self.gate.take() {
             let _ = gate.recv();
         }
-        exchange.reply(kind, &());
+        exchange.reply(Kind::Call, &());
     }
 }
 
