@@ -65,7 +65,7 @@ impl Caller {
             // Read before looking for replies, so that one published before the death is still found.
             let has_ended = self.peer.peer_status.exit().is_some();
             let may_listen = settle(self, claim);
-            if has_ended && may_listen {
+            if has_ended && (may_listen || self.is_stuck(claim)) {
                 self.end_calls(claim);
             }
             let has_cancels = self.is_unordered && self.send_cancels(claim);

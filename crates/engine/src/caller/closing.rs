@@ -144,6 +144,9 @@ impl Caller {
             if count.load(Acquire) == 0 || claim.is_idle() {
                 return Ok(());
             }
+            if self.is_stuck(&claim) {
+                return Err(self.over(Started::No, context));
+            }
             match claim.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {
                 Waited::Ready => {}
                 Waited::DeadlinePassed => return Err(self.late(context)),

@@ -342,6 +342,16 @@ impl Caller {
         self.timed_out(self.withdraw((lane.index(), position), context, Exactness::Known), context)
     }
 
+    /// Whether the next reply is one that no healthy peer writes, of a peer that is being killed or has ended. It stays where it is, and looks like a reply
+    /// for ever: a wait at this lane would never end, and what comes behind it never comes.
+    pub(super) fn is_stuck(&self, lane: &CallerLane) -> bool {
+        let status = &self.peer.peer_status;
+        // One that has ended by itself, or that the user has ended, is not blamed for more.
+        status.is_over()
+            && lane.is_answered()
+            && (matches!(status.cause(), Some(Cause::Corrupt(_))) || lane.take().is_err())
+    }
+
     /// Takes late replies to calls that gave up, and waits until there is room for a request.
     pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         batch::notify_begun();
@@ -352,8 +362,7 @@ impl Caller {
             if lane.credit() > 0 {
                 return Ok(());
             }
-            // What such a peer has written stays, and looks like a reply for ever.
-            if let Some(Cause::Corrupt(_)) = self.peer.peer_status.cause() {
+            if self.is_stuck(lane) {
                 return Err(self.over(Started::No, context));
             }
             match lane.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {

@@ -9,7 +9,6 @@ use super::call_state::{Call, CallPhase, CallPlace};
 use super::settle::Exactness;
 use super::{CallContext, Caller, LaneClaim};
 use crate::nest;
-use crate::peer_status::Cause;
 use crate::service::Method;
 use callgate_os::clock;
 use callgate_transport::commit::Kind;
@@ -358,8 +357,7 @@ impl Caller {
             self.cancel_timer(call);
             return Some(Some(outcome));
         }
-        if claim.is_answered() && matches!(self.peer.peer_status.cause(), Some(Cause::Corrupt(_))) {
-            // A reply that no healthy child writes stays where it is.
+        if self.is_stuck(claim) {
             self.end_calls(claim);
             return Some(None);
         }

@@ -464,6 +464,9 @@ impl Caller {
             if stream.is_queued() {
                 self.send_queued(claim);
             }
+            if self.is_stuck(claim) {
+                return self.end_calls(claim);
+            }
             let position = claim.replies().position();
             // A thread that waits for a certain time only does not begin what it might not finish.
             let may_follow = until.instant().is_none() && stream.is_next(position) && self.may_follow(claim, position);

@@ -94,6 +94,9 @@ impl Caller {
                 self.forget_one_way(claim);
                 return Ok(());
             }
+            if self.is_stuck(claim) {
+                return Err(maybe_started(self.over(Started::Unknown, context)));
+            }
             let failure = match self.wait_among_others(claim, context.deadline()) {
                 Waited::Ready => {
                     if claim.is_wanted() {
