@@ -14,6 +14,7 @@ pub(crate) fn parameter(callback: &CallbackArgument) -> TokenStream {
     match callback.kind {
         CallbackKind::FnMut => quote!(#name: &'__callgate mut (dyn FnMut(#(#params),*) -> #output + '__callgate)),
         CallbackKind::Fn => quote!(#name: &'__callgate (dyn Fn(#(#params),*) -> #output + '__callgate)),
+        CallbackKind::FnByMut => quote!(#name: &'__callgate mut (dyn Fn(#(#params),*) -> #output + '__callgate)),
         CallbackKind::Items => quote!(mut #name: impl ::core::iter::Iterator<Item = #output> + '__callgate),
     }
 }
@@ -27,7 +28,7 @@ pub(crate) fn answers(method: &MethodModel) -> TokenStream {
                 let item = quote!(::core::option::Option<#output>);
                 (item, quote!(()), quote!(|()| ::core::iter::Iterator::next(&mut #name)))
             }
-            CallbackKind::FnMut | CallbackKind::Fn => {
+            CallbackKind::FnMut | CallbackKind::Fn | CallbackKind::FnByMut => {
                 let (owned, names, passed) = (params.iter().map(owned), names(params), lent(params));
                 (quote!(#output), quote!((#(#owned,)*)), quote!(|(#(#names,)*)| (*#name)(#(#passed),*)))
             }
@@ -76,8 +77,8 @@ pub(crate) fn passed(number: usize, callback: &CallbackArgument) -> TokenStream 
     }));
     let closure = quote!(|#(#names: #params),*| -> #output { __asker.ask::<_, #output>(#number, &#sent) });
     match callback.kind {
-        CallbackKind::FnMut => quote!(&mut #closure),
-        _ => quote!(&#closure),
+        CallbackKind::FnMut | CallbackKind::FnByMut => quote!(&mut #closure),
+        CallbackKind::Fn | CallbackKind::Items => quote!(&#closure),
     }
 }
 
