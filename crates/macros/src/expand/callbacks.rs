@@ -6,7 +6,7 @@ use syn::{Ident, Type};
 
 use super::{request, service};
 use crate::callback::{CallbackArgument, CallbackKind};
-use crate::model::{MethodModel, Passing, passing};
+use crate::model::{MethodKind, MethodModel, Passing, passing};
 
 /// The caller's parameter: `on_step: &mut dyn FnMut(u32) -> bool`.
 pub(crate) fn parameter(callback: &CallbackArgument) -> TokenStream {
@@ -84,11 +84,12 @@ pub(crate) fn passed(number: usize, callback: &CallbackArgument) -> TokenStream 
 
 /// How a method that calls back reaches the service, and the closure that runs it.
 pub(crate) fn conversation(method: &MethodModel, ty: &Type, run: TokenStream) -> (TokenStream, TokenStream) {
-    let lent = match method.is_exclusive() {
-        true => quote!(::core::option::Option::None),
-        false => quote!(::core::option::Option::Some(__service)),
+    let (way, lent) = match (method.kind == MethodKind::Function, method.is_exclusive()) {
+        (true, _) => (quote!(free_lending), quote!(__service)),
+        (false, true) => (service::way(method), quote!(::core::option::Option::None)),
+        (false, false) => (service::way(method), quote!(::core::option::Option::Some(__service))),
     };
-    (service::way(method), quote!(|__service| __talk.run::<#ty, _>(#lent, |__asker| #run)))
+    (way, quote!(|__service| __talk.run::<#ty, _>(#lent, |__asker| #run)))
 }
 
 /// The callbacks' part of the fingerprint.
