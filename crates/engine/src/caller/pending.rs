@@ -432,12 +432,13 @@ impl Caller {
             CallPhase::Done(Err(error)) => error.started(),
             _ => Started::Yes,
         };
-        // Not under the lock: destructors are the user's code.
-        drop((outcome, waker));
-        match at {
+        let started = match at {
             CallPlace::Nowhere => started,
             at => self.withdraw_at(at, &call.context, exactness).unwrap_or(Started::No),
-        }
+        };
+        // Last, and not under the lock: destructors are the user's code, and may panic.
+        drop((outcome, waker));
+        started
     }
 
     /// Withdraws a request. Returns whether it has started; `None` if it was not even sent.

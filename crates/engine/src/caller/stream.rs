@@ -290,8 +290,8 @@ impl<T: Transfer> StreamCall<T> {
             return;
         }
         self.opening = None;
-        let remains = self.stream.abandon();
-        self.come.clear();
+        // Dropped last: what has come is the user's, and its destructor may panic.
+        let (_come, remains) = (mem::take(&mut self.come), self.stream.abandon());
         self.caller.timers.cancel(remains.timer);
         let queued = remains.queued.and_then(|number| self.caller.queue.remove(number));
         queued.into_iter().for_each(|queued| self.caller.discard_written(queued.written));
