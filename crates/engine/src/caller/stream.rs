@@ -113,6 +113,11 @@ impl<T: Transfer> StreamCall<T> {
         Poll::Ready(None)
     }
 
+    /// The side that has called.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
     pub fn method(&self) -> &'static Method {
         self.context.method
     }
