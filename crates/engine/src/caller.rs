@@ -251,7 +251,7 @@ impl Caller {
             Some(mut lane) => {
                 // Includes replies that nobody waited for.
                 self.settle_ready(&mut lane);
-                lane.answered()
+                lane.answered_calls()
             }
             // A call is pending here. Only the child's own word tells what came before it on this lane.
             None => {
