@@ -194,7 +194,7 @@ impl RequestSource for Parent {
 /// One thread that takes the requests of its lanes, carries them out and answers them.
 pub struct Worker<H, A> {
     lanes: WorkerLanes,
-    asker: A,
+    source: A,
     host: H,
     /// The copy of a request that cannot be read in place.
     copy: AlignedVec<ALIGN>,
@@ -265,8 +265,8 @@ fn run_or_end(run: impl FnOnce() -> Infallible) -> ! {
 }
 
 impl<H: Host, A: RequestSource> Worker<H, A> {
-    pub fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
-        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0, chain: 0, served: None }
+    pub fn new(lanes: WorkerLanes, source: A, host: H) -> Self {
+        Self { lanes, source, host, copy: AlignedVec::new(), code: 0, chain: 0, served: None }
     }
 
     pub(crate) fn with_chain(self, chain: u64, served: ServedLanes) -> Self {
@@ -280,8 +280,8 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     }
 
     /// The peer that makes the requests.
-    pub fn asker(&self) -> &A {
-        &self.asker
+    pub fn source(&self) -> &A {
+        &self.source
     }
 
     /// Waits for a request and answers it. Returns its kind; `None` if the caller has ended.
@@ -291,9 +291,9 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     /// What is wrong with the request, if no healthy caller could have made it.
     #[inline(always)]
     pub fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
-        match self.lanes.wait(self.asker.peer_status()) {
+        match self.lanes.wait(self.source.peer_status()) {
             // A request may arrive after the peer has ended; skip it.
-            Some(place) if !self.asker.peer_status().is_some_and(PeerStatus::is_over) => self.serve_one(place),
+            Some(place) if !self.source.peer_status().is_some_and(PeerStatus::is_over) => self.serve_one(place),
             _ => Ok(None),
         }
     }
@@ -308,7 +308,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         current::enter(place);
         let is_withdrawn = slot.is_withdrawn();
         // A child does not outlive its caller.
-        if self.asker.peer_status().is_some() && slot.is_left() {
+        if self.source.peer_status().is_some() && slot.is_left() {
             return Ok(None);
         }
         let (kind, call) = (frame.commit.kind, frame.call);
@@ -316,24 +316,24 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         let kind = if is_one_way { Kind::Call } else { kind };
         let block = match frame.commit.place {
             Place::Slot(_) => None,
-            Place::Block(block) => Some(self.asker.block(block)?),
+            Place::Block(block) => Some(self.source.block(block)?),
         };
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let alloc = &AllocContext { pool: self.asker.pool(), limit: TimeLimit::NONE, wait: None };
+        let alloc = &AllocContext { pool: self.source.pool(), limit: TimeLimit::NONE, wait: None };
         let returned = alloc.pool.accept_returns(call);
         if returned.is_some() {
             nest::enter(call, slot.chain());
         }
-        let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
+        let (len, request) = (span.len(), self.source.request(span, &mut self.copy));
         let is_readable = request.is_ok();
         let request = request.unwrap_or(RequestSpan::none());
-        let turns = Some(TurnContext { rest, source: &self.asker });
+        let turns = Some(TurnContext { rest, source: &self.source });
         let mut exchange = Exchange { slot, alloc, request, call, replied: None, is_one_way, turns };
         match is_withdrawn && kind == Kind::Call {
             true => exchange.replied = Some(Kind::Withdrawn),
             false => exchange.carry_out(is_readable, |exchange| self.host.carry_out(kind, exchange)),
         }
-        self.asker.answering(len);
+        self.source.answering(len);
         let reply = match exchange.replied {
             Some(reply) => reply,
             None if kind == Kind::Stop => return Ok(self.put_off_stop(returned)),
@@ -350,7 +350,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             exchange.publish(reply, 0);
         }
         failpoints::reach(Step::ChildPublished);
-        self.asker.done(&mut self.copy);
+        self.source.done(&mut self.copy);
         self.host.replied();
         Ok(Some(kind))
     }
@@ -360,7 +360,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     /// Puts off a request to stop, before anything is done for it: it is found again when every other request has been answered.
     #[cold]
     fn put_off_stop(&self, returned: Option<u64>) -> Option<Kind> {
-        self.asker.pool().forget(returned);
+        self.source.pool().forget(returned);
         self.lanes.end_soon();
         None
     }
