@@ -12,7 +12,6 @@ use super::settle::{Settle, WaitedBy, Wakes};
 use super::shared_lane::{LaneState, SharedLane};
 use super::{CallContext, Caller, LaneClaim};
 use crate::gate::{Attendant, Gate};
-use crate::service::Method;
 use crate::watcher::{self, Due, Reactive};
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::commit::Kind;
@@ -24,8 +23,6 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
-
-const NAMELESS: &Method = &Method::nameless();
 
 impl Attendant<LaneState> for Caller {
     #[cold]
@@ -135,7 +132,7 @@ impl Caller {
 
     /// Drops the next reply, which is there. `false` = it is none that a healthy child writes, and stays; the child is being killed.
     fn drop_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
-        self.drop_next(claim, &CallContext::new(NAMELESS, None)).is_ok()
+        self.drop_next(claim, &CallContext::nameless()).is_ok()
     }
 
     /// The same, on the reactor's thread. A reply that it does not move, because it is large or carries boxes, is left to any task that waits at the lane:

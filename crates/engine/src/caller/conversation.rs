@@ -393,7 +393,7 @@ impl Settle for Forsaken {
         claim.forsaken -= u32::from(dropped);
         claim.questions += u64::from(dropped && is_question);
         // The deadline of the call has passed, and does not matter for this.
-        let context = CallContext::new(const { &Method::nameless() }, None);
+        let context = CallContext::nameless();
         if dropped
             && is_question
             && let Ok(position) = caller.unwind(claim, &context)
