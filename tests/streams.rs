@@ -142,6 +142,10 @@ impl Source {
         std::process::id()
     }
 
+    pub fn tell(&mut self, tell: &mut dyn FnMut(&str)) {
+        self.words.iter().for_each(|word| tell(word));
+    }
+
     /// Calls back, and has no receiver.
     pub fn told(text: &str, tell: &mut dyn FnMut(&str)) -> usize {
         tell(text);
@@ -703,7 +707,6 @@ fn a_function_that_calls_back_runs_while_a_stream_has_the_service() {
                 "{inner:?}"
             );
         }
-        assert_eq!(source.word(0).as_deref(), Ok("one"));
         // Its callbacks have the service when no stream has it.
         let len = source.told("ab", &mut |_| told.push(source.word(0).expect("it has the service")));
         assert_eq!((len, told), (Ok(2), vec!["abc".to_owned(), "one".to_owned()]));
@@ -725,5 +728,26 @@ fn an_item_that_panics_when_it_is_dropped_leaves_no_stream_behind() {
             assert_eq!(source.push("more"), Ok(4 + taken), "the service is free");
         }
         assert!(panics > 0, "some items had come");
+    });
+}
+
+#[test]
+fn a_method_that_calls_back_finds_the_service_free_after_a_drop() {
+    within(60, "a_method_that_calls_back_finds_the_service_free_after_a_drop", || {
+        let source = start();
+        let stream = || {
+            let mut numbers = source.numbers_mut().expect("a stream");
+            assert_eq!(numbers.next(), Some(Ok(0)));
+        };
+        for _ in 0..20 {
+            let mut told = 0;
+            stream();
+            assert_eq!(source.tell(&mut |_| told += 1), Ok(()));
+            stream();
+            assert_eq!(source.begin().tell(&mut |_| told += 1).wait(), Ok(()));
+            stream();
+            assert_eq!(pollster::block_on(source.begin().tell(&mut |_| told += 1)), Ok(()));
+            assert_eq!(told, 12);
+        }
     });
 }

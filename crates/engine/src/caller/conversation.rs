@@ -123,6 +123,9 @@ impl Caller {
         let mut context = *context;
         self.may_converse(&context)?;
         let call = self.call_word(context.method, &context)?;
+        if self.is_closing(&context) {
+            self.await_closes(&context)?;
+        }
         let (claim, call) = match self.claim(call, &mut context)? {
             Some(claimed) => claimed,
             None => (self.claim_idle(&context)?, call),

@@ -128,7 +128,7 @@ impl Caller {
 
     /// A lane for a conversation: one with nothing under way if there is one, otherwise one with room.
     fn claim_to_converse(&self, requests: u64, context: &CallContext) -> Result<Option<LaneClaim<'_>>, CallError> {
-        let idle = match self.one_way_lane() {
+        let idle = match self.closing_lane(context).or_else(|| self.one_way_lane()) {
             Some(_) => None,
             None => self.lanes_from(self.preferred_lane()).find_map(|lane| self.claim_if_idle(lane)),
         };
