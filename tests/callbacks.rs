@@ -2,6 +2,7 @@
 
 mod support;
 
+use callgate::rkyv;
 use callgate::{Bridge, CallError, Restart, Started, bridge};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -517,5 +518,174 @@ fn a_callback_that_would_wait_for_its_own_worker_is_told() {
             .unwrap();
         assert!(matches!(outcome, Some(Err(CallError::TooNested { .. }))), "{outcome:?}");
         assert_eq!(walker.steps(), Ok(2));
+    });
+}
+
+// ---- what goes wrong between two turns -----------------------------------------------------------------------------
+
+/// A value that panics when this process drops it.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Bomb(u32);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if self.0 == std::process::id() {
+            self.0 = 0;
+            panic!("a destructor that panics");
+        }
+    }
+}
+
+/// A service that streams borrow, too.
+struct Lender {
+    calls: u64,
+}
+
+#[bridge]
+impl Lender {
+    pub fn new() -> Self {
+        Lender { calls: 0 }
+    }
+
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        (self.calls..).take(1_000_000)
+    }
+
+    pub fn count(&mut self, each: &mut dyn FnMut(u64)) -> u64 {
+        self.calls += 1;
+        each(self.calls);
+        self.calls
+    }
+
+    pub fn bomb(&mut self, make: &mut dyn FnMut() -> Bomb) {
+        self.calls += 1;
+        drop(make());
+        drop(make());
+    }
+
+    pub fn forever(&self, each: &mut dyn FnMut()) {
+        loop {
+            each();
+        }
+    }
+
+    pub fn sleep(&self, pause: Duration, then: &mut dyn FnMut()) {
+        std::thread::sleep(pause);
+        then();
+    }
+
+    /// Goes on for a while when it is to end.
+    pub fn linger(&self, pause: Duration, each: &mut dyn FnMut()) {
+        let _ = catch_unwind(AssertUnwindSafe(&mut *each));
+        std::thread::sleep(pause);
+    }
+}
+
+fn lender() -> Bridge<Lender> {
+    Lender::bridge().start().unwrap()
+}
+
+#[test]
+fn a_panic_beside_a_callback_leaves_the_lane_whole() {
+    within(60, "a_panic_beside_a_callback_leaves_the_lane_whole", || {
+        let lender = lender();
+        for round in 1..=5 {
+            let panic = catch_unwind(AssertUnwindSafe(|| lender.bomb(&mut || Bomb(std::process::id()))));
+            assert_eq!(*panic.unwrap_err().downcast_ref::<&str>().unwrap(), "a destructor that panics");
+            assert_eq!(lender.count(&mut |_| ()), Ok(2 * round));
+        }
+        let tasks = lender.into_async();
+        let panic = catch_unwind(AssertUnwindSafe(|| pollster::block_on(tasks.bomb(&mut || Bomb(std::process::id())))));
+        assert!(panic.is_err());
+        assert_eq!(pollster::block_on(tasks.count(&mut |_| ())), Ok(12));
+    });
+}
+
+#[test]
+fn calls_that_gave_up_within_a_callback_leave_room_to_end_the_method() {
+    within(60, "calls_that_gave_up_within_a_callback_leave_room_to_end_the_method", || {
+        let lender = Lender::bridge().concurrent_callers(1).pending_calls(2).start().unwrap();
+        let short = lender.with_timeout(Duration::from_millis(3));
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            lender.sleep(Duration::ZERO, &mut || {
+                for _ in 0..4 {
+                    let gave_up = short.sleep(Duration::from_millis(10), &mut || {});
+                    assert!(matches!(gave_up, Err(CallError::TimedOut { .. })), "{gave_up:?}");
+                }
+                panic!("enough");
+            })
+        }));
+        assert!(panic.is_err());
+        assert_eq!(lender.count(&mut |_| ()), Ok(1));
+    });
+}
+
+#[test]
+fn a_call_after_a_dropped_stream_finds_the_service_free() {
+    within(60, "a_call_after_a_dropped_stream_finds_the_service_free", || {
+        let lender = lender();
+        for round in 1..=200 {
+            let mut numbers = lender.numbers().unwrap();
+            assert_eq!(numbers.next(), Some(Ok(round - 1)));
+            drop(numbers);
+            assert_eq!(lender.count(&mut |_| ()), Ok(round));
+        }
+        let mut outcomes = (None, None);
+        let mut numbers = lender.numbers().unwrap();
+        lender
+            .sleep(Duration::ZERO, &mut || outcomes = (Some(numbers.by_ref().last()), Some(lender.numbers().map(drop))))
+            .unwrap();
+        assert!(matches!(outcomes.0, Some(Some(Err(CallError::TooNested { .. })))), "{outcomes:?}");
+        assert!(matches!(outcomes.1, Some(Err(CallError::TooNested { .. }))), "{outcomes:?}");
+    });
+}
+
+#[test]
+fn a_bridge_stops_in_order_while_a_method_waits_for_an_answer() {
+    within(60, "a_bridge_stops_in_order_while_a_method_waits_for_an_answer", || {
+        for workers in [1, 2] {
+            let lender = Lender::bridge().workers(workers).start().unwrap();
+            let mut each = || ();
+            let conversation = lender.begin().forever(&mut each);
+            // Nobody polls it, so the method waits for its first answer.
+            std::thread::sleep(Duration::from_millis(30));
+            let begun = Instant::now();
+            assert!(lender.stop().unwrap().success());
+            assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+            let error = conversation.wait().unwrap_err();
+            assert!(matches!(error, CallError::Stopped { .. } | CallError::Died { .. }), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_method_that_lingers_when_it_is_to_end_costs_its_child_its_life() {
+    within(60, "a_method_that_lingers_when_it_is_to_end_costs_its_child_its_life", || {
+        let grace = Duration::from_millis(50);
+        let lender = Lender::bridge().restart(Restart::on_death().calls_wait(true)).kill_after(grace).start().unwrap();
+        let (pid, short) = (lender.child_pid(), lender.with_timeout(Duration::from_millis(20)));
+        let late = short.linger(Duration::from_secs(50), &mut || std::thread::sleep(Duration::from_millis(40)));
+        assert!(matches!(late, Err(CallError::TimedOut { started: Started::Yes, .. })), "{late:?}");
+        assert!(support::eventually(20, "the child is replaced", || lender.child_pid() != pid));
+        assert_eq!(lender.count(&mut |_| ()), Ok(1), "in the next child");
+    });
+}
+
+#[test]
+fn an_awaited_conversation_waits_for_a_lane_without_spinning() {
+    within(60, "an_awaited_conversation_waits_for_a_lane_without_spinning", || {
+        let lender = Lender::bridge().concurrent_callers(1).start().unwrap().into_async();
+        let gave_up = lender.with_timeout(Duration::from_millis(5));
+        let late = pollster::block_on(gave_up.sleep(Duration::from_millis(300), &mut || {}));
+        assert!(matches!(late, Err(CallError::TimedOut { .. })), "{late:?}");
+        let mut polls = 0;
+        let mut each = |_| ();
+        let mut next = std::pin::pin!(lender.count(&mut each));
+        let count = pollster::block_on(std::future::poll_fn(|context| {
+            polls += 1;
+            next.as_mut().poll(context)
+        }));
+        assert_eq!(count, Ok(1));
+        assert!(polls < 50, "{polls} polls for one call");
     });
 }

@@ -831,8 +831,8 @@ fn fault_35_waits_begin_anew_after_a_child_that_answered() {
 
 /// Or a method that calls back and dies would have its child replaced for ever, without a wait.
 #[test]
-fn fault_35_a_child_that_has_only_called_back_has_answered_nothing() {
-    within(PATIENCE, "fault_35_a_child_that_has_only_called_back_has_answered_nothing", || {
+fn a_child_that_has_only_called_back_has_answered_nothing() {
+    within(PATIENCE, "a_child_that_has_only_called_back_has_answered_nothing", || {
         let counts = Counts::new();
         let day = Duration::from_secs(86_400);
         let tally = counts.tally().restart(Restart::on_failure().backoff(day, day)).start().expect("the bridge starts");

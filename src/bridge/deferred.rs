@@ -208,7 +208,7 @@ pub struct Conversing<'c, R: Transfer> {
 }
 
 impl<R: Transfer> Conversing<'_, R> {
-    /// Waits for the result. Callbacks run on this thread meanwhile.
+    /// Waits for the result. The callbacks run on this thread meanwhile.
     ///
     /// # Errors
     ///

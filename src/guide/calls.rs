@@ -101,6 +101,72 @@
 //! `bridge.send().method(..)` returns when the request is written; the child drops the result. The one-way calls of a thread and its calls after them are
 //! carried out in their order. [`Bridge::flush`](crate::Bridge::flush) waits for them, and returns the first failure since the last flush.
 //!
+//! # Methods that call back
+//!
+//! An argument may be a callback, `&mut dyn FnMut(..) -> R` or `&dyn Fn(..) -> R`, or an iterator, `impl Iterator<Item = T>`. It stays with the caller:
+//! each time the method calls it, or takes an item, the child asks and waits for the answer. The callback runs on the thread that makes the call, so it may
+//! borrow whatever that thread has, and need not be `Send`. What it is called with and what it returns cross like arguments and results.
+//!
+//! ```
+//! use callgate::bridge;
+//!
+//! struct Book {
+//!     lines: Vec<String>,
+//! }
+//!
+//! #[bridge]
+//! impl Book {
+//!     pub fn new() -> Self {
+//!         Book { lines: Vec::new() }
+//!     }
+//!     pub fn append(&mut self, lines: impl Iterator<Item = String>) {
+//!         self.lines.extend(lines)
+//!     }
+//!     /// Returns how many lines it has shown: `show` may end it.
+//!     pub fn show(&self, show: &mut dyn FnMut(usize, &str) -> bool) -> usize {
+//!         self.lines.iter().enumerate().take_while(|(number, line)| show(*number, line)).count()
+//!     }
+//!     pub fn len(&self) -> usize {
+//!         self.lines.len()
+//!     }
+//! }
+//!
+//! #[callgate::main]
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let book = Book::bridge().start()?;
+//!     book.append((1..=30).map(|n| format!("line {n}")))?;
+//!     let mut last = String::new();
+//!     let shown = book.show(&mut |number, line| {
+//!         last = format!("{line} of {}", book.len().expect("the child lives")); // calls the same bridge
+//!         number < 7
+//!     })?;
+//!     assert_eq!((shown, &*last), (7, "line 8 of 30"));
+//!
+//!     let mut refused = None;
+//!     book.show(&mut |_, _| {
+//!         refused = book.append(["more".to_owned()].into_iter()).err(); // `show` has the book
+//!         false
+//!     })?;
+//!     assert!(refused.is_some_and(|error| error.to_string().contains("`&mut self`")));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! - **Calls of the same bridge.** While the method has `&self`, its callback may call methods with `&self` or without a receiver. While it has `&mut self`,
+//!   only those without. Others fail at once. So does what would wait for the callback itself ([`CallError::TooNested`](crate::CallError::TooNested)):
+//!   one-way calls, [`flush`](crate::Bridge::flush), streams, and the wait for a call that began earlier. Callbacks within callbacks go 64 levels deep.
+//! - **Panics.** A panic in the callback unwinds the method in the child, and then goes on in the caller. The child lives on.
+//! - **Timeouts.** The callback's time counts as the call's, and calls that it makes have no more than is left. A call that is too late returns when its
+//!   callback does; its method is unwound where it calls back next.
+//! - **Restarts.** A call is not made again once one of its callbacks has run.
+//! - **Async.** `begin()` and an [`AsyncBridge`](crate::AsyncBridge) give a [`Conversing`](crate::types::Conversing), which borrows what the callbacks
+//!   borrow. They run when it is polled, or in its `wait()`, and should not block; they are no `async` functions themselves. If it is dropped, the method is
+//!   unwound where it calls back next.
+//! - **Not** in constructors, in methods that return an iterator, or in services with async methods. Not through [`send`](crate::Bridge::send), after which
+//!   nobody waits to run them.
+//!
+//! The example `progress` cancels a method that reports each step.
+//!
 //! # Streams
 //!
 //! A method of the type's own block may return `impl Iterator<Item = T>`. Its caller gets [`Items`](crate::Items), an iterator of
@@ -116,6 +182,9 @@
 //!
 //! A call that waits, made after a stream was dropped, finds the service free. With several workers, one that does not wait may still be refused. The other
 //! methods of a type whose streams borrow it pay for one more private lock and check.
+//!
+//! A method that may fail gives its errors as items, `impl Iterator<Item = Result<T, E>>`, so each item that the caller takes is a
+//! `Result<Result<T, E>, CallError>`. The example `lines` searches a file so.
 //!
 //! # Timeouts and cancellation
 //!

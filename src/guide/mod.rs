@@ -3,7 +3,7 @@
 //! | page | answers |
 //! |---|---|
 //! | [`types`] | what can cross, which methods can be bridged, how to bridge a trait |
-//! | [`calls`] | many threads, several workers, calls that do not wait, timeouts, an epoll loop |
+//! | [`calls`] | many threads, several workers, calls that do not wait, methods that call back, streams, timeouts, an epoll loop |
 //! | [`large_payloads`] | megabytes without a copy, and how much memory a bridge may use |
 //! | [`errors`] | what a failed call says, and what to do about it |
 //! | [`children`] | how a child starts, dies and is replaced; separate executables |

@@ -82,9 +82,18 @@ pub(crate) fn threads(pid: u32) -> usize {
 
 /// The number of children of process `pid` that have ended and have not been waited for.
 pub(crate) fn zombies_of(pid: u32) -> usize {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers.filter_map(Status::of).filter(|status| status.parent == pid && status.state == 'Z').count()
+    processes().filter_map(Status::of).filter(|status| status.parent == pid && status.state == 'Z').count()
+}
+
+/// The children of process `pid`, those that have ended included.
+pub(crate) fn children_of(pid: u32) -> Vec<u32> {
+    processes().filter(|&child| Status::of(child).is_some_and(|status| status.parent == pid)).collect()
+}
+
+/// The number of each process.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Whether process `pid` runs, sleeps or is stopped. A zombie does not count.

@@ -102,7 +102,7 @@ impl Asker<'_, '_> {
         let Ok(mut exchange) = self.exchange.try_borrow_mut() else {
             panic!("a callback was called while the arguments of one were being written");
         };
-        if self.is_over.get() || exchange.slot.is_withdrawn_by_now() {
+        if self.is_over.get() || exchange.turns.is_none() || exchange.slot.is_withdrawn_by_now() {
             drop(exchange);
             self.unwind();
         }
@@ -152,7 +152,12 @@ impl Exchange<'_> {
         let Some(turns) = self.turns else { unreachable!("a task does not converse") };
         loop {
             let slot = &self.slot;
-            turns.rest.wait_for(slot.caller_cpu(), || slot.is_ready());
+            turns.rest.wait_for(slot.caller_cpu(), || slot.is_ready() || turns.rest.is_ending());
+            if !slot.is_ready() {
+                // The parent has asked for the end, and answers nobody any more.
+                self.turns = None;
+                return None;
+            }
             let (frame, is_withdrawn) = match slot.next() {
                 Ok(Some(begun)) => begun,
                 Ok(None) => continue,
@@ -176,6 +181,7 @@ impl Exchange<'_> {
                 }
             };
             self.alloc.pool.forget(returned);
+            self.turns?;
             if let Some(answer) = answer {
                 return answer;
             }
@@ -199,5 +205,9 @@ impl Exchange<'_> {
         }
         let reply = inner.settled();
         inner.publish(reply, 0);
+        let has_left = inner.turns.is_none();
+        if has_left {
+            self.turns = None;
+        }
     }
 }

@@ -292,6 +292,39 @@ mod loom_models {
         });
     }
 
+    /// A value that is lent passes from one thread of a task to the next, and what is noted meanwhile is done when it is left.
+    #[test]
+    fn loom_a_value_that_is_lent_is_had_by_its_borrower_alone() {
+        loom::model(|| {
+            let notes = Arc::new(Notes { gate: Gate::new(Cell::new(0)), noted: Mutex::new(0) });
+            let doer = Doer(notes.clone());
+            let next = Doer(notes.clone());
+            let polling = loom::thread::spawn(move || {
+                let held = loop {
+                    // The same borrower, on another thread than the one that lends.
+                    match next.0.gate.take_back(&mut Borrower(1 << 63), &next) {
+                        Some(held) => break held,
+                        None => loom::thread::yield_now(),
+                    }
+                };
+                held.set(held.get() + 100);
+            });
+            let held = notes.gate.try_claim(&doer).expect("nobody has it");
+            held.set(held.get() + 10);
+            held.lend_to(&mut Borrower(1 << 63));
+            let other = Doer(notes.clone());
+            let noting = loom::thread::spawn(move || {
+                *other.0.noted.lock().unwrap() += 1;
+                if let Some(mut held) = other.0.gate.want(&other) {
+                    held.owe();
+                }
+            });
+            noting.join().unwrap();
+            polling.join().unwrap();
+            assert_eq!(notes.gate.try_claim(&doer).map(|held| held.get()), Some(111));
+        });
+    }
+
     /// A lane's bell, and whether whoever attended last found somebody who relies on it: the `is_watched` of a lane.
     struct Bell {
         is_armed: Cell<bool>,

@@ -269,7 +269,7 @@ pub struct Exchange<'a> {
     pub(crate) replied: Option<Kind>,
     /// Nobody wants the value.
     pub(crate) is_one_way: bool,
-    /// `None` for a task, which cannot call back.
+    /// `None` for a task, which cannot call back, and for a method whose last question nobody will answer: it has no request to reply to.
     pub(crate) turns: Option<TurnContext<'a>>,
 }
 
@@ -395,6 +395,9 @@ impl Exchange<'_> {
     /// Publishes what has been written in the slot. `mark` = bits for the call word.
     #[inline(always)]
     pub(crate) fn publish(&mut self, kind: Kind, mark: u64) {
+        if self.turns.is_none() {
+            return;
+        }
         if self.slot.carries() {
             return self.publish_loaded(kind, mark);
         }

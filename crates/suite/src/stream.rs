@@ -1,4 +1,5 @@
-//! Measures streams: numbers that an iterator in the child gives, one by one, beside one-way calls, which are the same traffic the other way.
+//! Measures streams: numbers that an iterator in the child gives, one by one, beside one-way calls, which are the same traffic the other way; and
+//! callbacks, beside calls, which are the same round trip the other way.
 //!
 //! Both sides poll, as the floor does: numbers one way through a ring. Needs two CPUs.
 
@@ -38,6 +39,11 @@ impl NumberService {
         self.total..
     }
 
+    /// Asks the caller for each number up to this one, and sums what it says.
+    pub fn ask(&self, numbers: u64, each: &mut dyn FnMut(u64) -> u64) -> u64 {
+        (0..numbers).fold(0, |sum, number| sum.wrapping_add(each(number)))
+    }
+
     /// Adds to a total, which a stream may borrow.
     pub fn add(&mut self, n: u64) -> u64 {
         self.total = self.total.wrapping_add(n);
@@ -63,6 +69,7 @@ pub fn subjects(callee: usize) -> Result<Vec<Subject>, BoxError> {
         items(callee)?.beside("callgate send"),
         workload::subject("callgate add", CallKind::Add, &Rc::new(RefCell::new(pending::polling(callee)?))).polling(),
         lending_add(callee)?,
+        callbacks(callee)?.beside("callgate add"),
     ])
 }
 
@@ -80,6 +87,19 @@ fn items(callee: usize) -> Result<Subject, BoxError> {
         Ok(())
     };
     let subject = Subject::custom("callgate stream item", move |batch| means(batch, SENT, &mut round));
+    Ok(subject.of_means().answered_by(Some(peer)).polling())
+}
+
+/// Answers a method that calls back, within one call.
+fn callbacks(callee: usize) -> Result<Subject, BoxError> {
+    let bridge = start(callee)?;
+    let peer = bridge.child_pid();
+    let mut round = move || {
+        let turns = u64::from(SENT);
+        let sum = bridge.ask(turns, &mut |number| number + 1)?;
+        check(sum == turns * (turns + 1) / 2, "ask")
+    };
+    let subject = Subject::custom("callgate callback", move |batch| means(batch, SENT, &mut round));
     Ok(subject.of_means().answered_by(Some(peer)).polling())
 }
 

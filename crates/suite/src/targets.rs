@@ -40,6 +40,7 @@ const RULES: &[Rule] = &[
     // Items per second against calls per second, of at least 0.8.
     ("stream", "callgate stream item", "callgate send", P50, AtMost(1.25)),
     ("stream", "callgate stream item", "raw stream", P50, Stated),
+    ("stream", "callgate callback", "callgate add", P50, AtMost(1.3)),
     // Woken by the process's own reactor.
     ("async", "callgate await add", "callgate add", P50, AtMost(1.4)),
     ("async", "callgate await work 50 us", "eventfd and epoll, work 50 us", P50, AtMost(1.8)),

@@ -41,9 +41,10 @@ impl Caller {
             let before = claim.answered();
             let turn = self.attend_to(&mut claim, settle);
             has_found |= claim.answered() != before;
+            let has_room = claim.has_room();
             let is_wanted = claim.release();
             let is_given = turn.is_none_or(|(lane, call)| call.give_turn(lane));
-            self.freed.notify();
+            self.freed.notify(has_room);
             // A thread that has just left does not look at the lane: another may.
             if !is_wanted && is_given {
                 break;
@@ -67,7 +68,8 @@ impl Caller {
             }
             let has_cancels = self.is_unordered && self.send_cancels(claim);
             self.send_queued(claim);
-            let (mut has_task, index) = (!self.queue.is_empty() || has_cancels, claim.index());
+            let (mut has_task, index) =
+                (!self.queue.is_empty() || has_cancels || self.freed.has_tasks(), claim.index());
             claim.is_watched = true;
             for (_, call) in &claim.pending {
                 match call.waited_by() {
@@ -78,7 +80,8 @@ impl Caller {
             }
             claim.is_watched = has_task;
             failpoints::reach(Step::ParentAttended);
-            if !has_task || !may_listen || claim.is_idle() {
+            // What a peer has written that broke the protocol may stay, and looks like a reply for ever.
+            if !has_task || !may_listen || claim.is_idle() || self.is_broken() {
                 claim.disarm();
                 return None;
             }

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::settle::{Settle, WaitedBy, Wakes};
+use super::settle::{Exactness, Settle, WaitedBy, Wakes};
 use super::shared_lane::SharedLane;
 use super::{Ask, CallContext, Caller, LaneClaim, MayWait};
 use crate::asker::NUMBER_SHIFT;
@@ -32,9 +32,23 @@ const RESTLESS: &str = "a callback of a method that was to end";
 pub(super) struct OpenConversation<'a> {
     /// The lane; `None` while it is lent to a callback.
     pub(super) claim: Option<LaneClaim<'a>>,
+    caller: &'a Caller,
+    context: CallContext,
     /// The position of the last request.
     pub(super) position: u64,
+    due: NextTurn,
     pub(super) state: ConversationState,
+}
+
+/// What comes next in a conversation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NextTurn {
+    /// The child's reply to the last request.
+    Reply,
+    /// This side's answer to the question that it has taken.
+    Answer,
+    /// Nothing: the conversation has ended, or has been left to others.
+    Nothing,
 }
 
 /// What a conversation knows between its turns.
@@ -64,6 +78,39 @@ impl ConversationState {
 }
 
 impl<'a> OpenConversation<'a> {
+    /// A conversation whose last request is at `position` of the lane.
+    pub(super) fn new(
+        caller: &'a Caller,
+        claim: LaneClaim<'a>,
+        position: u64,
+        context: &CallContext,
+        state: ConversationState,
+    ) -> Self {
+        Self { caller, claim: Some(claim), context: *context, position, due: NextTurn::Reply, state }
+    }
+
+    /// Gives up the call.
+    pub(super) fn give_up(&mut self, exactness: Exactness) -> Started {
+        self.due = NextTurn::Nothing;
+        let (caller, context, position) = (self.caller, self.context, self.position);
+        let lane = self.lane();
+        lane.give_up(&*caller.pool);
+        let started = caller.withdraw((lane.index(), position), &context, exactness);
+        caller.forsake(lane, position, &context, false);
+        started
+    }
+
+    /// Ends the method whose question has been taken, and leaves its reply to others.
+    fn end_method(&mut self) {
+        self.due = NextTurn::Nothing;
+        let (caller, context) = (self.caller, self.context);
+        let lane = self.lane();
+        if let Ok(position) = caller.unwind(lane, &context) {
+            caller.forsake(lane, position, &context, true);
+            caller.watch_overdue((lane.index(), position), &context);
+        }
+    }
+
     pub(super) fn lane(&mut self) -> &mut LaneClaim<'a> {
         match &mut self.claim {
             Some(claim) => claim,
@@ -72,11 +119,24 @@ impl<'a> OpenConversation<'a> {
     }
 }
 
+/// Whatever ends it, a panic in the user's code included, the child is told, and the lane is not left in the middle of a conversation.
+impl Drop for OpenConversation<'_> {
+    fn drop(&mut self) {
+        if self.claim.is_none() || self.caller.peer.is_in_fork() {
+            return;
+        }
+        match self.due {
+            NextTurn::Reply => drop(self.give_up(Exactness::Unknown)),
+            NextTurn::Answer => self.end_method(),
+            NextTurn::Nothing => {}
+        }
+    }
+}
+
 /// A question of a method that calls back, for the callback that it names.
 pub struct Question<'x, 'a> {
     caller: &'a Caller,
     talk: &'x mut OpenConversation<'a>,
-    context: &'x CallContext,
     number: u64,
 }
 
@@ -122,86 +182,98 @@ impl Caller {
     ) -> Result<R, CallError> {
         let mut context = *context;
         self.may_converse(&context)?;
-        let call = self.call_word(context.method, &context)?;
         if self.is_closing(&context) {
             self.await_closes(&context)?;
         }
-        let (claim, call) = match self.claim(call, &mut context)? {
+        let call = self.call_word(context.method, &context)?;
+        let (mut lane, call) = match self.claim(call, &mut context)? {
             Some(claimed) => claimed,
             None => (self.claim_idle(&context)?, call),
         };
         failpoints::reach(Step::ParentLaneClaimed);
-        let mut lane = claim;
         let position = self.send_kept_on(&mut lane, Ask { kind: Kind::Call, call }, args, &context)?;
         let state = ConversationState { at: nest::current(), ..ConversationState::default() };
-        let mut talk = OpenConversation { claim: Some(lane), position, state };
-        let outcome = self.take_turns(&mut talk, &context, callbacks);
-        drop(talk.claim);
-        if talk.state.has_asked {
+        let mut talk = OpenConversation::new(self, lane, position, &context, state);
+        let outcome = self.take_turns(&mut talk, callbacks);
+        let state = mem::take(&mut talk.state);
+        drop(talk);
+        if state.has_asked {
             *args = None;
         }
-        talk.state.outcome(outcome)
+        state.outcome(outcome)
     }
 
     /// Answers questions until the method's value is there.
     pub(super) fn take_turns<'a, R: Reply>(
         &'a self,
         talk: &mut OpenConversation<'a>,
-        context: &CallContext,
         callbacks: &mut Answerer<'_>,
     ) -> Result<R, CallError> {
         loop {
-            if let Some(outcome) = self.take_ready_turns(talk, context, callbacks) {
+            if let Some(outcome) = self.take_turn(talk, callbacks) {
                 return outcome;
             }
-            let position = talk.position;
-            match self.wait_for_turn(talk.lane(), context) {
+            if talk.lane().is_answered() {
+                continue;
+            }
+            let context = talk.context;
+            match self.wait_for_turn(talk.lane(), &context) {
                 Waited::Ready => {}
-                Waited::DeadlinePassed => return Err(self.forsake_late(talk.lane(), position, context)),
-                Waited::Dead => return Err(self.ended(talk.lane(), position, context)),
+                Waited::DeadlinePassed => return Err(self.give_up_late(talk)),
+                Waited::Dead => return Err(self.ended_in(talk)),
             }
         }
     }
 
-    /// Answers the questions that are there. Returns the method's value if that is there.
-    pub(super) fn take_ready_turns<'a, R: Reply>(
+    /// Takes the next reply, if it is there: answers a question, or returns the method's value.
+    pub(super) fn take_turn<'a, R: Reply>(
         &'a self,
         talk: &mut OpenConversation<'a>,
-        context: &CallContext,
         callbacks: &mut Answerer<'_>,
     ) -> Option<Result<R, CallError>> {
-        loop {
-            let position = talk.position;
-            let lane = talk.lane();
-            let number = match lane.take() {
-                Ok(Some((at, frame))) if at == position && frame.commit.kind == Kind::Ask => {
-                    (frame.call & u64::from(u16::MAX)) >> NUMBER_SHIFT
-                }
-                Ok(Some((at, _))) if at == position => return self.take(lane, position, Kind::Call, context),
-                Ok(Some(_)) => match self.pass_next(lane, context) {
-                    Ok(()) => continue,
-                    Err(error) => return Some(Err(error)),
-                },
-                Ok(None) => return None,
-                Err(what) => return Some(Err(self.corrupt(what, context))),
-            };
-            if talk.state.panic.is_some() {
-                return Some(Err(self.corrupt(RESTLESS, context)));
-            }
-            talk.state.has_asked = true;
-            match callbacks(Question { caller: self, talk, context, number }).0 {
-                Ok(answered) => talk.position = answered,
-                Err(error) => return Some(Err(error)),
-            }
+        let outcome = self.try_turn(talk, callbacks).transpose();
+        if outcome.is_some() && talk.due == NextTurn::Reply {
+            talk.due = NextTurn::Nothing;
         }
+        outcome
     }
 
-    /// Gives up the call whose last request is at `position`.
+    fn try_turn<'a, R: Reply>(
+        &'a self,
+        talk: &mut OpenConversation<'a>,
+        callbacks: &mut Answerer<'_>,
+    ) -> Result<Option<R>, CallError> {
+        let (position, context) = (talk.position, talk.context);
+        let lane = talk.lane();
+        let number = match lane.take().map_err(|what| self.corrupt(what, &context))? {
+            Some((at, frame)) if at == position && frame.commit.kind == Kind::Ask => {
+                (frame.call & u64::from(u16::MAX)) >> NUMBER_SHIFT
+            }
+            Some((at, _)) if at == position => return self.take(lane, position, Kind::Call, &context).transpose(),
+            Some(_) => return self.pass_next(lane, &context).map(|()| None),
+            None => return Ok(None),
+        };
+        if talk.state.panic.is_some() {
+            return Err(self.corrupt(RESTLESS, &context));
+        }
+        talk.state.has_asked = true;
+        talk.position = callbacks(Question { caller: self, talk, number }).0?;
+        Ok(None)
+    }
+
+    /// Gives up a call whose time is over.
     #[cold]
-    pub(super) fn forsake_late(&self, lane: &mut LaneClaim<'_>, position: u64, context: &CallContext) -> CallError {
-        let error = self.give_up(lane, position, context);
-        self.forsake(lane, position, context, false);
-        error
+    pub(super) fn give_up_late(&self, talk: &mut OpenConversation<'_>) -> CallError {
+        let context = talk.context;
+        self.timed_out(talk.give_up(Exactness::Known), &context)
+    }
+
+    /// The error of a call whose peer has ended.
+    #[cold]
+    pub(super) fn ended_in(&self, talk: &mut OpenConversation<'_>) -> CallError {
+        let (position, context) = (talk.position, talk.context);
+        talk.due = NextTurn::Nothing;
+        self.ended(talk.lane(), position, &context)
     }
 
     /// Waits for the next reply. What others want on the lane meanwhile waits: between two turns comes nothing of theirs.
@@ -221,6 +293,7 @@ impl Caller {
     pub(super) fn await_idle(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         while !lane.is_idle() {
             match lane.take() {
+                Ok(Some(_)) if self.is_broken() => break,
                 Ok(Some(_)) => self.pass_next(lane, context)?,
                 Ok(None) => match self.wait_for_turn(lane, context) {
                     Waited::Ready => {}
@@ -231,12 +304,14 @@ impl Caller {
         }
         match context.deadline().has_passed() {
             true => Err(self.timed_out(Started::Yes, context)),
+            false if self.peer.peer_status.is_over() => Err(self.over(Started::Yes, context)),
             false => Ok(()),
         }
     }
 
     /// Tells the child that the method whose question has just been taken is not wanted any more. Returns the position of that.
     fn unwind(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<u64, CallError> {
+        debug_assert!(lane.lane.credit() > 0, "a lent lane keeps one");
         let len = self.write_on(lane, Kind::Unwind, &(), MayWait::No, context)?;
         let position = self.publish_on(lane, Ask { kind: Kind::Unwind, call: 0 }, len, context);
         failpoints::reach(Step::ParentUnwindSent);
@@ -292,7 +367,9 @@ impl<'a> Question<'_, 'a> {
     /// The child names a callback that the method does not have.
     #[cold]
     pub fn unknown(self) -> Answered {
-        Answered(Err(self.caller.corrupt("a callback that the method does not have", self.context)))
+        let context = self.talk.context;
+        self.talk.due = NextTurn::Nothing;
+        Answered(Err(self.caller.corrupt("a callback that the method does not have", &context)))
     }
 
     /// Runs the callback with the arguments in the question, and sends what it returns.
@@ -301,13 +378,19 @@ impl<'a> Question<'_, 'a> {
     }
 
     fn try_answer<A: Transfer, R: Transfer>(&mut self, callback: impl FnOnce(A) -> R) -> Result<u64, CallError> {
-        let args = self.read::<A>()?;
+        let args = match self.read::<A>() {
+            Ok(args) => args,
+            Err(error) => return self.end_with(error),
+        };
         failpoints::reach(Step::ParentAskSeen);
         match self.call_back(|| callback(args)) {
             Ok(Ok(value)) => self.send(value).or_else(|error| self.end_with(error)),
             Ok(Err(panic)) => {
                 self.talk.state.panic = Some(panic);
-                self.caller.unwind(self.talk.lane(), self.context)
+                let context = self.talk.context;
+                let position = self.caller.unwind(self.talk.lane(), &context)?;
+                self.talk.due = NextTurn::Reply;
+                Ok(position)
             }
             Err(error) => self.end_with(error),
         }
@@ -315,20 +398,21 @@ impl<'a> Question<'_, 'a> {
 
     /// Sends what the callback has returned.
     fn send<R: Transfer>(&mut self, value: R) -> Result<u64, CallError> {
-        let (caller, context, at) = (self.caller, self.context, self.talk.state.at);
+        let (caller, context, at) = (self.caller, &self.talk.context.clone(), self.talk.state.at);
         let lane = self.talk.lane();
         caller.await_idle(lane, context)?;
         let call = at.map_or(0, |at| caller.nest(lane, at, 0));
         let len = caller.write_on(lane, Kind::Answer, &value, MayWait::Yes, context)?;
         drop(value);
         let position = caller.publish_on(lane, Ask { kind: Kind::Answer, call }, len, context);
+        self.talk.due = NextTurn::Reply;
         failpoints::reach(Step::ParentAnswerSent);
         Ok(position)
     }
 
     /// Takes the question.
     fn read<A: Transfer>(&mut self) -> Result<A, CallError> {
-        let (caller, context) = (self.caller, self.context);
+        let (caller, context) = (self.caller, &self.talk.context.clone());
         let lane = self.talk.lane();
         let (carries, number, args) = match lane.take() {
             Ok(Some((_, frame))) => {
@@ -340,15 +424,17 @@ impl<'a> Question<'_, 'a> {
         caller.release(lane, carries);
         lane.questions += 1;
         caller.pool.forget(number);
+        self.talk.due = NextTurn::Answer;
         args
     }
 
     /// Runs a callback, while its thread alone may use the lane.
     fn call_back<R>(&mut self, callback: impl FnOnce() -> R) -> Result<std::thread::Result<R>, CallError> {
-        let _calling_back = CallingBack::new(self.context.name())?;
+        let context = self.talk.context;
+        let _calling_back = CallingBack::new(context.name())?;
         let Some(mut lane) = self.talk.claim.take() else { unreachable!("a lane is lent once at a time") };
         let (index, is_borrowed) = (lane.index() as usize, lane.is_borrowed());
-        let outer = mem::replace(&mut lane.deadline, self.context.deadline().instant());
+        let outer = mem::replace(&mut lane.deadline, context.deadline().instant());
         lane.lend();
         let returned = catch_unwind(AssertUnwindSafe(callback));
         self.talk.claim = self.caller.lanes[index].gate.borrow(self.caller);
@@ -357,6 +443,11 @@ impl<'a> Question<'_, 'a> {
         if !is_borrowed {
             lane.keep();
         }
+        if self.caller.peer.is_in_fork() {
+            // The call belongs to the process that was forked, which goes on with it.
+            self.talk.due = NextTurn::Nothing;
+            return Err(self.caller.in_fork_slow(&context));
+        }
         failpoints::reach(Step::ParentCalledBack);
         Ok(returned)
     }
@@ -364,9 +455,8 @@ impl<'a> Question<'_, 'a> {
     /// Ends the method, whose caller gets this error.
     #[cold]
     fn end_with(&mut self, error: CallError) -> Result<u64, CallError> {
-        let lane = self.talk.lane();
-        if let Ok(position) = self.caller.unwind(lane, self.context) {
-            self.caller.forsake(lane, position, self.context, true);
+        if self.talk.due == NextTurn::Answer {
+            self.talk.end_method();
         }
         Err(error)
     }
@@ -388,9 +478,9 @@ impl Settle for Forsaken {
 
     fn settle(&self, caller: &Caller, claim: &mut LaneClaim<'_>) -> bool {
         let is_question = matches!(claim.take(), Ok(Some((_, frame))) if frame.commit.kind == Kind::Ask);
-        if is_question && self.is_ending {
+        let is_restless = is_question && self.is_ending;
+        if is_restless {
             caller.corrupt(RESTLESS, &self.context);
-            return false;
         }
         let dropped = caller.drop_next(claim, &self.context).unwrap_or(true);
         claim.forsaken -= u32::from(dropped);
@@ -399,6 +489,7 @@ impl Settle for Forsaken {
         let context = CallContext::nameless();
         if dropped
             && is_question
+            && !is_restless
             && let Ok(position) = caller.unwind(claim, &context)
         {
             caller.forsake(claim, position, &self.context, true);

@@ -6,14 +6,15 @@
 #![forbid(unsafe_code)]
 
 use super::conversation::{Answerer, ConversationState, OpenConversation};
-use super::settle::{Exactness, WakerCell};
+use super::settle::WakerCell;
+use super::shared_lane::SharedLane;
 use super::{Ask, CallContext, Caller, LaneClaim};
 use crate::current;
 use crate::gate::Borrower;
 use crate::nest;
 use crate::service::Method;
 use callgate_transport::commit::Kind;
-use callgate_transport::error::{CallError, Started};
+use callgate_transport::error::CallError;
 use callgate_transport::memory_pool::AllocContext;
 use callgate_transport::reply::Reply;
 use callgate_transport::request::Request;
@@ -132,7 +133,18 @@ impl Caller {
             Some(_) => None,
             None => self.lanes_from(self.preferred_lane()).find_map(|lane| self.claim_if_idle(lane)),
         };
+        let idle = idle.filter(|claim| claim.credit() >= requests);
         idle.map_or_else(|| self.claim_with_room(requests, context), |idle| Ok(Some(idle)))
+    }
+}
+
+impl Caller {
+    /// The lanes that a call may go to.
+    fn lanes_for(&self, context: &CallContext) -> &[SharedLane] {
+        match self.closing_lane(context).or_else(|| self.one_way_lane()) {
+            Some(lane) => &self.lanes[lane..=lane],
+            None => &self.lanes,
+        }
     }
 }
 
@@ -181,31 +193,36 @@ impl<R: Reply> PendingConversation<R> {
     /// As [`poll`](Self::poll).
     pub fn wait(&mut self, callbacks: &mut Answerer<'_>) -> Result<R, CallError> {
         let caller = self.caller.clone();
-        if let ConversationPhase::Written(unsent) = &self.phase {
-            let requests = unsent.requests();
-            let mut claim = match caller.claim_to_converse(requests, &self.context) {
-                Ok(Some(claim)) => claim,
-                Ok(None) => match caller.claim_idle(&self.context) {
-                    Ok(claim) => claim,
-                    Err(error) => return self.finish(Err(error)),
-                },
-                Err(error) => return self.finish(Err(error)),
-            };
-            if claim.credit() < requests {
-                let waited = caller.wait_for_room(&mut claim, &self.context);
-                if let Err(error) = waited {
-                    return self.finish(Err(error));
-                }
-            }
-            if let Err(error) = self.send_on(claim) {
-                return self.finish(Err(error));
-            }
+        if let Err(error) = self.get_lane(&caller) {
+            return self.finish(Err(error));
         }
         let Some(mut talk) = self.talk(&caller) else { return self.take_done() };
-        let outcome = caller.take_turns(&mut talk, &self.context, callbacks);
+        let outcome = caller.take_turns(&mut talk, callbacks);
         self.state = mem::take(&mut talk.state);
         drop(talk);
         self.finish(outcome)
+    }
+
+    /// Sends the request, if that has not been done, and waits for a lane for it.
+    fn get_lane(&mut self, caller: &Caller) -> Result<(), CallError> {
+        if caller.peer.is_in_fork() {
+            return Err(caller.in_fork_slow(&self.context));
+        }
+        let requests = match &self.phase {
+            ConversationPhase::Written(unsent) => unsent.requests(),
+            ConversationPhase::Talking { .. } => return caller.may_wait_here(&self.context),
+            _ => return Ok(()),
+        };
+        caller.may_wait_here(&self.context)?;
+        let claim = match caller.claim_to_converse(requests, &self.context)? {
+            Some(claim) => claim,
+            None => {
+                let mut claim = caller.claim_idle(&self.context)?;
+                caller.wait_for_room_of(requests, &mut claim, &self.context)?;
+                claim
+            }
+        };
+        self.send_on(claim)
     }
 
     fn take_done(&mut self) -> Result<R, CallError> {
@@ -242,12 +259,9 @@ impl<R: Reply> PendingConversation<R> {
         let Some(mut talk) = self.talk(&caller) else {
             unreachable!("whoever talks has its lane");
         };
-        let mut outcome = caller.take_ready_turns(&mut talk, &self.context, callbacks);
-        if outcome.is_none() {
-            // A fast method never leaves its task.
-            talk.lane().poll_briefly(&caller.peer.peer_status);
-            outcome = caller.take_ready_turns(&mut talk, &self.context, callbacks);
-        }
+        // A fast method never leaves its task.
+        talk.lane().poll_briefly(&caller.peer.peer_status);
+        let outcome = caller.take_turn(&mut talk, callbacks);
         self.state = mem::take(&mut talk.state);
         match outcome {
             Some(outcome) => Ok(Polled::Outcome(outcome)),
@@ -257,13 +271,13 @@ impl<R: Reply> PendingConversation<R> {
 
     /// Leaves the lane to this call, and has its task woken for the next reply, unless that is there or will never be.
     fn keep_listening(&mut self, caller: &Caller, mut talk: OpenConversation<'_>) -> Result<Polled<R>, CallError> {
-        let (position, lane) = (talk.position, talk.lane());
         if self.context.deadline().has_passed() {
-            return Err(caller.forsake_late(lane, position, &self.context));
+            return Err(caller.give_up_late(&mut talk));
         }
-        if caller.peer.peer_status.exit().is_some() && !lane.is_answered() {
-            return Err(caller.ended(lane, position, &self.context));
+        if caller.peer.peer_status.exit().is_some() && !talk.lane().is_answered() {
+            return Err(caller.ended_in(&mut talk));
         }
+        let (position, lane) = (talk.position, talk.lane());
         let index = lane.index() as usize;
         *caller.lanes[index].task.lock() = Some((lane.replies().position(), self.waker.clone()));
         let is_there = lane.listen();
@@ -279,10 +293,13 @@ impl<R: Reply> PendingConversation<R> {
     /// The conversation, with the lane that is lent to it; `None` if it has none.
     fn talk<'a>(&mut self, caller: &'a Caller) -> Option<OpenConversation<'a>> {
         let ConversationPhase::Talking { lane, position } = self.phase else { return None };
+        // Until it listens again: a panic in the user's code ends it.
+        self.phase = ConversationPhase::Taken(PhantomData);
         let claim = caller.lanes[lane].gate.take_back(&mut self.borrower, caller)?;
         claim.disarm();
         *caller.lanes[lane].task.lock() = None;
-        Some(OpenConversation { claim: Some(claim), position, state: mem::take(&mut self.state) })
+        let state = mem::take(&mut self.state);
+        Some(OpenConversation::new(caller, claim, position, &self.context, state))
     }
 
     /// Sends the request, if there is a lane for it; otherwise has the task woken when one is left.
@@ -293,10 +310,23 @@ impl<R: Reply> PendingConversation<R> {
         if self.send()? {
             return Ok(Polled::Again);
         }
-        self.caller.freed.enter_task(&self.waker);
-        // Whoever has a lane now notices when it leaves; one that has been left since is free.
-        self.caller.lanes.iter().for_each(|lane| drop(lane.gate.want(&*self.caller)));
-        Ok(if self.send()? { Polled::Again } else { Polled::Pending })
+        let (caller, requests) = (self.caller.clone(), self.requests());
+        caller.freed.enter_task(&self.waker);
+        // Whoever has a lane now notices the wish when it leaves; one that is full is listened to; one that has been left since is free.
+        let mut has_room = false;
+        for lane in caller.lanes_for(&self.context) {
+            if let Some(mut claim) = lane.gate.want(&*caller) {
+                match claim.credit() >= requests {
+                    true => has_room = true,
+                    false => claim.owe(),
+                }
+            }
+        }
+        Ok(if has_room { Polled::Again } else { Polled::Pending })
+    }
+
+    fn requests(&self) -> u64 {
+        if let ConversationPhase::Written(unsent) = &self.phase { unsent.requests() } else { 0 }
     }
 
     /// Sends the request if there is a lane with room. Returns whether it has been sent.
@@ -360,20 +390,8 @@ impl<R: Reply> Drop for PendingConversation<R> {
         if caller.peer.is_in_fork() {
             return;
         }
-        if let Some(mut talk) = self.talk(&caller) {
-            let (position, lane) = (talk.position, talk.lane());
-            caller.give_up_unasked(lane, position, &self.context);
-        }
+        // What is dropped in the middle is given up.
+        drop(self.talk(&caller));
         self.leave();
-    }
-}
-
-impl Caller {
-    /// Gives up the call whose last request is at `position`, where nobody asks how far it has come.
-    fn give_up_unasked(&self, lane: &mut LaneClaim<'_>, position: u64, context: &CallContext) -> Started {
-        lane.give_up(&*self.pool);
-        let started = self.withdraw((lane.index(), position), context, Exactness::Unknown);
-        self.forsake(lane, position, context, false);
-        started
     }
 }

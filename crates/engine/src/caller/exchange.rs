@@ -347,22 +347,30 @@ impl Caller {
     pub(super) fn is_stuck(&self, lane: &CallerLane) -> bool {
         let status = &self.peer.peer_status;
         // One that has ended by itself, or that the user has ended, is not blamed for more.
-        status.is_over()
-            && lane.is_answered()
-            && (matches!(status.cause(), Some(Cause::Corrupt(_))) || lane.take().is_err())
+        status.is_over() && lane.is_answered() && (self.is_broken() || lane.take().is_err())
     }
 
     /// Takes late replies to calls that gave up, and waits until there is room for a request.
     pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
+        self.wait_for_room_of(1, lane, context)
+    }
+
+    /// The same, for as many requests.
+    pub(super) fn wait_for_room_of(
+        &self,
+        requests: u64,
+        lane: &mut LaneClaim<'_>,
+        context: &CallContext,
+    ) -> Result<(), CallError> {
         batch::notify_begun();
         // Others may have calls here, and may rely on this lane's bell.
         self.owe_others(lane);
         loop {
             self.settle_ready(lane);
-            if lane.credit() > 0 {
+            if lane.credit() >= requests {
                 return Ok(());
             }
-            if self.is_stuck(lane) {
+            if self.is_broken() || self.is_stuck(lane) {
                 return Err(self.over(Started::No, context));
             }
             match lane.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {
@@ -373,6 +381,11 @@ impl Caller {
                 Waited::Dead => return Err(self.over(Started::No, context)),
             }
         }
+    }
+
+    /// Whether the peer has broken the protocol.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.peer.peer_status.cause(), Some(Cause::Corrupt(_)))
     }
 
     /// Releases the reply that was taken, and takes back what its request carried. `carries` = the reply carried something.

@@ -63,13 +63,19 @@ impl Freed {
         }
     }
 
-    /// A wanted lane has been left.
-    pub(super) fn notify(&self) {
+    /// Whether tasks wait for room on a lane.
+    pub(super) fn has_tasks(&self) -> bool {
+        // Relaxed: as in `notify`.
+        self.waiting.load(Relaxed) > 0 && !self.lock.lock().is_empty()
+    }
+
+    /// A wanted lane has been left. `has_room` = a task could send there: others are not woken for nothing.
+    pub(super) fn notify(&self, has_room: bool) {
         // Relaxed: the gate's word has been read since.
         if self.waiting.load(Relaxed) > 0 {
             let mut guard = self.lock.lock();
             self.changed.notify_all();
-            let tasks = std::mem::take(&mut *guard);
+            let tasks = if has_room { std::mem::take(&mut *guard) } else { Vec::new() };
             tasks.iter().for_each(|_| self.leave(&guard));
             drop(guard);
             tasks.iter().for_each(|task| task.wake());
@@ -111,7 +117,8 @@ impl Caller {
         if let Some(lane) = self.lent_lane() {
             let Some(mut claim) = lane.gate.borrow(self) else { return Ok(None) };
             context.inherit(claim.deadline);
-            if claim.credit() == 0 {
+            // One credit is kept, to end the method that called back.
+            if claim.credit() <= 1 {
                 self.await_idle(&mut claim, context)?;
             }
             return Ok(Some((claim, call)));

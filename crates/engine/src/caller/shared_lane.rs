@@ -105,6 +105,11 @@ impl LaneState {
         self.lane.answered() - self.questions
     }
 
+    /// Whether there is room for any call, with what must be sent before it.
+    pub(super) fn has_room(&self) -> bool {
+        self.credit() >= 2 || self.lane.is_idle() && self.credit() > 0
+    }
+
     /// How many requests can be sent now.
     pub(super) fn credit(&self) -> u64 {
         if self.forsaken == 0 { self.lane.credit() } else { 0 }

@@ -77,8 +77,9 @@ impl Caller {
             let position = self.send_on(&mut lane, ask, (), context).ok()?;
             Some((lane, position))
         });
+        // After the request, which is then found: a method that waits for an answer looks at no other lane.
+        first.ask_to_end();
         if asked.is_none() {
-            first.ask_to_end();
             failpoints::reach(Step::ParentStopSent);
         }
         asked

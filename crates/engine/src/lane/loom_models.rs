@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::{CalleeLane, CallerBell, CallerLane, ReplyWriter, Withdrawal, WorkerBell, WorkerLanes};
+use super::{
+    CalleeLane, CallerBell, CallerLane, ReplyWriter, RequestReader, Withdrawal, WorkerBell, WorkerLanes, WorkerRest,
+};
 use callgate_os::futex::Futex;
 use callgate_os::sync::{AtomicU32, AtomicU64};
 use callgate_transport::commit::{BlockRef, Kind, Place};
@@ -117,9 +119,9 @@ fn loom_the_end_comes_after_what_was_published_before_it() {
         let mut answered = 0;
         loop {
             let place = served.wait(None).expect("an end that is found");
-            let Some(lane) = served.found(place) else { break };
+            let Some((lane, _)) = served.found(place) else { break };
             assert!(lane.begin().is_ok_and(|request| request.is_some()));
-            lane.requests.release();
+            lane.requests.ring.release();
             answered += 1;
         }
         assert_eq!(answered, 1);
@@ -149,7 +151,7 @@ fn loom_worker_finds_requests_on_every_lane() {
             let place = served.wait(None).expect("no end");
             let lane = served.lane(place);
             assert!(lane.begin().is_ok_and(|request| request.is_some()));
-            lane.requests.release();
+            lane.requests.ring.release();
         }
         callers.into_iter().for_each(|caller| assert!(caller.join().unwrap()));
     });

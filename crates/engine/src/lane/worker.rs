@@ -147,6 +147,12 @@ impl WorkerRest {
         }
     }
 
+    /// Whether the parent has asked for the end.
+    pub(crate) fn is_ending(&self) -> bool {
+        // Relaxed: a request that was published before is answered, if this side finds it.
+        self.worker.lanes_in_use.load(Relaxed) == ENDING
+    }
+
     /// Waits without limit until `is_ready`, which the caller whose CPU is `peer_cpu` brings about by a request. Other requests wait meanwhile.
     pub(crate) fn wait_for(&self, peer_cpu: u32, is_ready: impl Fn() -> bool) {
         let waiter = self.waiter(None, peer_cpu);

@@ -222,6 +222,8 @@ impl SignatureCheck<'_> {
             TypePart::Dyn(ty) => {
                 self.refuse(ty, "what is behind `dyn` is not known: use an enum or, for an error, its text")
             }
+            TypePart::Impl(ty) if callback::read(ty).is_some() => self
+                .refuse(ty, "an iterator cannot be part of a value: let it stand alone, and give errors as its items"),
             TypePart::Impl(ty) => self.refuse(ty, "the other process cannot know the type behind `impl`: name it"),
             TypePart::Never(ty) => self.refuse(ty, "every call is answered: return nothing instead of `!`"),
             TypePart::SelfAlone(ty) if self.in_trait => self.refuse(ty, SELF_ALONE),

@@ -8,8 +8,8 @@ impl Service {
     pub fn new() -> Self {
         Service
     }
-    pub fn takes(&self, numbers: impl Iterator<Item = u64>) -> u64 {
-        numbers.sum()
+    pub fn takes(&self, numbers: impl IntoIterator<Item = u64>) -> u64 {
+        numbers.into_iter().sum()
     }
     pub fn gives(&self) -> impl Fn(u64) -> u64 {
         |number| number

@@ -24,6 +24,9 @@ impl Service {
     pub fn unnamed(&self) -> impl Iterator {
         0..3
     }
+    pub fn fallible(&self) -> Result<impl Iterator<Item = u64>, String> {
+        Ok(0..3)
+    }
 }
 
 trait Numbered {

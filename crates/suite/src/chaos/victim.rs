@@ -87,6 +87,18 @@ impl Victim {
         thread::sleep(Duration::from_micros(micros));
         Ok(answer)
     }
+
+    /// Asks its caller as often as this, each time with more bytes, and sums what it says.
+    pub fn ask(&self, id: u64, times: u64, each: &mut dyn FnMut(u64, Vec<u8>) -> u64) -> Result<u64, String> {
+        let answer = self.run(id)?;
+        Ok((0..times).fold(answer, |sum, turn| sum.wrapping_add(each(turn, vec![id as u8; 40 << turn]))))
+    }
+
+    /// Numbers, one at a time.
+    pub fn numbers(&self, id: u64, count: u64) -> impl Iterator<Item = u64> + use<> {
+        let first = self.run(id).unwrap_or(0);
+        (0..count).map(move |number| first.wrapping_add(number))
+    }
 }
 
 impl Victim {
@@ -177,11 +189,19 @@ pub enum VictimKind {
     Trait,
     /// A method that may run again.
     Idempotent,
+    /// A method that calls back.
+    CalledBack,
+    /// A method whose callback takes longer than the call may.
+    AskedTooLong,
+    /// A stream that is taken to its end.
+    Streamed,
+    /// A stream that is dropped in the middle.
+    StreamDropped,
 }
 
 impl VictimKind {
     /// All kinds.
-    pub const ALL: [VictimKind; 14] = [
+    pub const ALL: [VictimKind; 18] = [
         VictimKind::Small,
         VictimKind::LargeRequest,
         VictimKind::LargeReply,
@@ -196,6 +216,10 @@ impl VictimKind {
         VictimKind::GivenUp,
         VictimKind::Trait,
         VictimKind::Idempotent,
+        VictimKind::CalledBack,
+        VictimKind::AskedTooLong,
+        VictimKind::Streamed,
+        VictimKind::StreamDropped,
     ];
 
     /// The kind in a word or two.
@@ -215,6 +239,10 @@ impl VictimKind {
             VictimKind::GivenUp => "given up",
             VictimKind::Trait => "bridged trait",
             VictimKind::Idempotent => "idempotent",
+            VictimKind::CalledBack => "called back",
+            VictimKind::AskedTooLong => "asked too long",
+            VictimKind::Streamed => "streamed",
+            VictimKind::StreamDropped => "stream dropped",
         }
     }
 
@@ -267,7 +295,48 @@ impl VictimKind {
                 Err(Unmarked::File(_)) => false,
             },
             VictimKind::Idempotent => bridge.again(id).map_err(failed)? == Ok(answer(id)),
+            VictimKind::CalledBack | VictimKind::AskedTooLong => return self.try_ask(bridge, id),
+            VictimKind::Streamed | VictimKind::StreamDropped => return self.try_stream(bridge, id),
         })
+    }
+
+    /// Like [`try_call`](Self::try_call), for calls that call back.
+    fn try_ask(self, bridge: &Bridge<Victim>, id: u64) -> Result<bool, NoAnswer> {
+        const TURNS: u64 = 12;
+        let (mut turns, mut are_right) = (0, true);
+        let told = match self {
+            VictimKind::AskedTooLong => {
+                bridge.with_timeout(Duration::from_micros(NAP)).ask(id, TURNS, &mut |turn, _| {
+                    thread::sleep(Duration::from_micros(NAP / 4));
+                    turn
+                })
+            }
+            _ => bridge.ask(id, TURNS, &mut |turn, bytes| {
+                are_right &= turn == turns && bytes.len() == 40 << turn && bytes.iter().all(|&byte| byte == id as u8);
+                turns += 1;
+                turn
+            }),
+        };
+        let right = answer(id).wrapping_add((0..TURNS).sum());
+        Ok(told.map_err(NoAnswer::by)? == Ok(right) && are_right)
+    }
+
+    /// The same for streams.
+    fn try_stream(self, bridge: &Bridge<Victim>, id: u64) -> Result<bool, NoAnswer> {
+        const COUNT: u64 = 100;
+        let wanted = if self == VictimKind::Streamed { COUNT + 1 } else { COUNT / 3 };
+        let items = bridge.numbers(id, COUNT).map_err(NoAnswer::by)?;
+        let taken: Result<Vec<_>, _> = items.take(wanted as usize).collect();
+        let taken = taken.map_err(|error| {
+            // The method has returned, whatever becomes of its items.
+            let outcome = CallOutcome::of(&error);
+            let is_lost = outcome.runs().is_some();
+            NoAnswer {
+                outcome: if is_lost { CallOutcome::Answered } else { outcome },
+                why: Some(error.to_string().into()),
+            }
+        })?;
+        Ok(taken.into_iter().eq((0..wanted.min(COUNT)).map(|number| answer(id).wrapping_add(number))))
     }
 
     /// Like [`try_call`](Self::try_call), for calls that pass a box.
@@ -450,6 +519,7 @@ mod tests {
                     VictimKind::ShortOfTime if outcome == CallOutcome::Answered => CallOutcome::Answered,
                     VictimKind::ShortOfTime if outcome == CallOutcome::NeverInTime => CallOutcome::NeverInTime,
                     VictimKind::ShortOfTime => CallOutcome::TimedOut,
+                    VictimKind::AskedTooLong => CallOutcome::TimedOut,
                     _ => CallOutcome::Answered,
                 };
                 assert_eq!(outcome, expected, "{kind:?}");
