@@ -3,6 +3,7 @@
 mod support;
 
 use callgate::{AsyncBridge, CallError, bridge};
+use futures_util::StreamExt;
 use std::time::Duration;
 use support::within;
 use tokio::runtime::{Builder, Runtime};
@@ -21,6 +22,19 @@ impl Slow {
     pub fn double(&self, n: u64) -> u64 {
         std::thread::sleep(Duration::from_millis(2));
         2 * n
+    }
+
+    /// Asks, and asks again with the answer.
+    pub fn ask(&self, n: u64, ask: &mut dyn FnMut(u64) -> u64) -> u64 {
+        (0..3).fold(n, |n, _| {
+            std::thread::sleep(Duration::from_millis(2));
+            ask(n)
+        })
+    }
+
+    pub fn numbers(&self) -> impl Iterator<Item = u64> + use<> {
+        std::thread::sleep(Duration::from_millis(2));
+        (0..).inspect(|_| std::thread::sleep(Duration::from_millis(2)))
     }
 
     pub fn sleep(&self, ms: u64) {
@@ -139,5 +153,42 @@ fn the_childs_end_wakes_tasks() {
         std::thread::sleep(Duration::from_millis(20));
         slow.as_blocking().kill();
         assert!(matches!(runtime.block_on(task).expect("no panic"), Err(CallError::Stopped { .. })));
+    });
+}
+
+/// Awaits it elsewhere, while the runtime whose reactor hears the rings is not driven.
+fn elsewhere<R>(future: impl Future<Output = R>, has_runtime: bool) -> R {
+    if has_runtime { several_threads().block_on(future) } else { pollster::block_on(future) }
+}
+
+#[test]
+fn streams_and_callbacks_are_woken_while_another_runtime_is_not_driven() {
+    within(60, "streams_and_callbacks_are_woken_while_another_runtime_is_not_driven", || {
+        for has_runtime in [false, true] {
+            let started = || {
+                let (slow, runtime) = (start(), one_thread());
+                runtime.block_on(runtime.spawn(calls(slow.clone(), 1))).expect("no panic");
+                (slow, runtime)
+            };
+            let (slow, _runtime) = started();
+            let mut double = |n| 2 * n;
+            assert_eq!(elsewhere(slow.ask(1, &mut double), has_runtime), Ok(8));
+
+            let (slow, _runtime) = started();
+            drop(elsewhere(slow.numbers(), has_runtime).expect("it opens"));
+
+            let (slow, runtime) = started();
+            let opening = slow.numbers();
+            let opened = runtime.block_on(runtime.spawn(opening));
+            let mut numbers = opened.expect("no panic").expect("a stream");
+            elsewhere(
+                async {
+                    for n in 0..40 {
+                        assert_eq!(numbers.next().await, Some(Ok(n)));
+                    }
+                },
+                has_runtime,
+            );
+        }
     });
 }

@@ -91,6 +91,13 @@ impl Tally {
         die()
     }
 
+    /// Calls back, then kills the process.
+    pub fn die_asking(&self, ask: &mut dyn FnMut()) {
+        ask();
+        ask();
+        die()
+    }
+
     pub fn exit(&self, code: i32) {
         std::process::exit(code)
     }
@@ -819,6 +826,26 @@ fn fault_35_waits_begin_anew_after_a_child_that_answered() {
         assert!(matches!(outcome, Err(CallError::Down { restarting: true, .. })), "{outcome:?}");
         // An explicit restart does not wait.
         assert_eq!((tally.restart(), tally.calls()), (Ok(()), Ok(0)));
+    });
+}
+
+/// Or a method that calls back and dies would have its child replaced for ever, without a wait.
+#[test]
+fn a_child_that_has_only_called_back_has_answered_nothing() {
+    within(PATIENCE, "a_child_that_has_only_called_back_has_answered_nothing", || {
+        let counts = Counts::new();
+        let day = Duration::from_secs(86_400);
+        let tally = counts.tally().restart(Restart::on_failure().backoff(day, day)).start().expect("the bridge starts");
+        assert_eq!(tally.count(1), Ok(1));
+        kill_child_of(&tally);
+        wait_for(&tally, 1);
+        let mut asked = 0;
+        let outcome = tally.die_asking(&mut || asked += 1);
+        assert!(matches!(outcome, Err(CallError::Died { started: Started::Yes, .. })), "{outcome:?}");
+        assert_eq!(asked, 2);
+        assert!(eventually(60, "its end", || !tally.is_alive()));
+        let outcome = tally.with_timeout(SHORT).calls();
+        assert!(matches!(outcome, Err(CallError::Down { restarting: true, .. })), "{outcome:?}");
     });
 }
 

@@ -5,8 +5,10 @@
 
 mod support;
 
+use callgate::rkyv::{Archive, Deserialize, Serialize};
 use callgate::{Bridge, CallError, Exit, Restart, SharedBox, Started, bridge};
 use futures_util::{StreamExt, TryStreamExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use support::{Gate, within};
@@ -53,6 +55,18 @@ struct Bomb;
 impl Drop for Bomb {
     fn drop(&mut self) {
         panic!("dropped")
+    }
+}
+
+/// Fails when it is dropped outside of the process that made it.
+#[derive(Archive, Serialize, Deserialize)]
+pub struct Charge {
+    home: u32,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        assert!(self.home == std::process::id() || std::thread::panicking(), "dropped abroad");
     }
 }
 
@@ -126,6 +140,20 @@ impl Source {
 
     pub fn pid() -> u32 {
         std::process::id()
+    }
+
+    pub fn tell(&mut self, tell: &mut dyn FnMut(&str)) {
+        self.words.iter().for_each(|word| tell(word));
+    }
+
+    /// Calls back, and has no receiver.
+    pub fn told(text: &str, tell: &mut dyn FnMut(&str)) -> usize {
+        tell(text);
+        text.len()
+    }
+
+    pub fn charges(&self) -> impl Iterator<Item = Charge> {
+        std::iter::repeat_with(|| Charge { home: std::process::id() })
     }
 
     /// `count` numbers, then a wait for the gate before the next.
@@ -657,5 +685,69 @@ fn a_one_way_call_of_a_stream_is_refused() {
     within(60, "a_one_way_call_of_a_stream_is_refused", || {
         let why = refusal(start().send().below(3));
         assert!(why.contains("without `send()`"), "{why}");
+    });
+}
+
+#[test]
+fn a_function_that_calls_back_runs_while_a_stream_has_the_service() {
+    within(60, "a_function_that_calls_back_runs_while_a_stream_has_the_service", || {
+        let source = start();
+        let mut told = Vec::new();
+        {
+            let mut numbers = source.numbers_mut().expect("a stream");
+            assert_eq!(numbers.next(), Some(Ok(0)));
+            let mut inner = None;
+            let len = source.told("abc", &mut |text| {
+                told.push(text.to_owned());
+                inner = Some(source.word(0));
+            });
+            assert_eq!(len, Ok(3));
+            assert!(
+                matches!(&inner, Some(Err(CallError::Refused { why, .. })) if why.contains("a stream")),
+                "{inner:?}"
+            );
+        }
+        // Its callbacks have the service when no stream has it.
+        let len = source.told("ab", &mut |_| told.push(source.word(0).expect("it has the service")));
+        assert_eq!((len, told), (Ok(2), vec!["abc".to_owned(), "one".to_owned()]));
+    });
+}
+
+#[test]
+fn an_item_that_panics_when_it_is_dropped_leaves_no_stream_behind() {
+    within(60, "an_item_that_panics_when_it_is_dropped_leaves_no_stream_behind", || {
+        let (source, mut panics) = (start(), 0);
+        for taken in 1..20 {
+            let mut charges = source.charges().expect("a stream");
+            for _ in 0..taken {
+                std::mem::forget(charges.next().expect("it has no end"));
+                // Answered behind what the stream has asked for before.
+                assert_eq!(source.word(0).as_deref(), Ok("one"));
+            }
+            panics += u32::from(catch_unwind(AssertUnwindSafe(|| drop(charges))).is_err());
+            assert_eq!(source.push("more"), Ok(4 + taken), "the service is free");
+        }
+        assert!(panics > 0, "some items had come");
+    });
+}
+
+#[test]
+fn a_method_that_calls_back_finds_the_service_free_after_a_drop() {
+    within(60, "a_method_that_calls_back_finds_the_service_free_after_a_drop", || {
+        let source = start();
+        let stream = || {
+            let mut numbers = source.numbers_mut().expect("a stream");
+            assert_eq!(numbers.next(), Some(Ok(0)));
+        };
+        for _ in 0..20 {
+            let mut told = 0;
+            stream();
+            assert_eq!(source.tell(&mut |_| told += 1), Ok(()));
+            stream();
+            assert_eq!(source.begin().tell(&mut |_| told += 1).wait(), Ok(()));
+            stream();
+            assert_eq!(pollster::block_on(source.begin().tell(&mut |_| told += 1)), Ok(()));
+            assert_eq!(told, 12);
+        }
     });
 }

@@ -233,7 +233,11 @@ impl<R: Transfer> Future for Conversing<'_, R> {
     /// As [`wait`](Conversing::wait).
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { call, callbacks } = &mut *self;
-        call.poll(context.waker(), &mut **callbacks).map_or(Poll::Pending, Poll::Ready)
+        let outcome = call.poll(context.waker(), &mut **callbacks);
+        if outcome.is_none() {
+            reactor::attend(call.caller());
+        }
+        outcome.map_or(Poll::Pending, Poll::Ready)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::reactor;
 use callgate_engine::caller::StreamCall;
 use callgate_transport::decoder::Transfer;
 use callgate_transport::doorbell::Deadline;
@@ -130,7 +131,11 @@ impl<T: Transfer> Stream for ItemStream<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<T, CallError>>> {
         let Items { call, timeout } = &mut self.0;
-        call.poll_next(context.waker(), *timeout)
+        let item = call.poll_next(context.waker(), *timeout);
+        if item.is_pending() {
+            reactor::attend(call.caller());
+        }
+        item
     }
 }
 
@@ -174,7 +179,10 @@ impl<T: Transfer> Opening<T> {
 
     fn poll_opened(&mut self, waker: &Waker) -> Poll<Result<ItemStream<T>, CallError>> {
         let call = self.call.as_mut().unwrap_or_else(|| taken());
-        let Some(opened) = call.poll_opened(Some(waker)) else { return Poll::Pending };
+        let Some(opened) = call.poll_opened(Some(waker)) else {
+            reactor::attend(call.caller());
+            return Poll::Pending;
+        };
         let call = self.call.take().unwrap_or_else(|| taken());
         Poll::Ready(opened.map(|()| ItemStream(Items { call, timeout: self.timeout })))
     }

@@ -31,6 +31,12 @@ pub trait Access<T>: Sized {
         self.shared(|_| function())
     }
 
+    /// Runs one without a receiver that calls back. `function` gets what there is of the service, for calls that come from its callbacks.
+    #[inline]
+    fn free_lending<R>(self, function: impl FnOnce(Option<&T>) -> R) -> Result<R, Self::Refusal> {
+        self.shared(|service| function(Some(service)))
+    }
+
     /// What streams may borrow beyond the call; `None` where no method returns one that does.
     fn lender(self) -> Option<Arc<StreamedService<T>>> {
         None
@@ -86,6 +92,10 @@ impl<T> Access<T> for &Arc<StreamedService<T>> {
         Ok(function())
     }
 
+    fn free_lending<R>(self, function: impl FnOnce(Option<&T>) -> R) -> Result<R, Borrowed> {
+        Ok(self.read_if_free(function).unwrap_or_else(|| absent()))
+    }
+
     fn lender(self) -> Option<Arc<StreamedService<T>>> {
         Some(self.clone())
     }
@@ -100,8 +110,9 @@ pub struct InUse(&'static str);
 
 const EXCLUSIVE: InUse =
     InUse("a callback calls a method with `&mut self`, but the method that called back has the service meanwhile");
-const HELD: InUse =
-    InUse("a callback calls a method of the service, but the method that called back has `&mut self` meanwhile");
+const HELD: InUse = InUse(
+    "a callback calls a method of the service, but the method that called back, or a stream, has `&mut self` meanwhile",
+);
 
 impl fmt::Display for InUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,6 +141,10 @@ impl<T> Access<T> for LentService<'_, T> {
 
     fn free<R>(self, function: impl FnOnce() -> R) -> Result<R, InUse> {
         Ok(function())
+    }
+
+    fn free_lending<R>(self, function: impl FnOnce(Option<&T>) -> R) -> Result<R, InUse> {
+        Ok(function(self.0))
     }
 }
 
@@ -176,6 +191,16 @@ impl<T> Access<T> for AnyAccess<'_, T> {
             Self::Parallel(service) => in_words(service.free(function)),
             Self::Streamed(service) => in_words(service.free(function)),
             Self::Lent(service) => in_words(service.free(function)),
+        }
+    }
+
+    #[inline(always)]
+    fn free_lending<R>(self, function: impl FnOnce(Option<&T>) -> R) -> Result<R, String> {
+        match self {
+            Self::Alone(service) => in_words(service.free_lending(function)),
+            Self::Parallel(service) => in_words(service.free_lending(function)),
+            Self::Streamed(service) => in_words(service.free_lending(function)),
+            Self::Lent(service) => in_words(service.free_lending(function)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! How calls that are tasks reach the service of a child: through a lock that a task waits for without its thread.
 //!
-//! Methods with `&self` run interleaved, those with `&mut self` alone, whether or not they await. TurnQueue are given in the order in which tasks asked, so
+//! Methods with `&self` run interleaved, those with `&mut self` alone, whether or not they await. Turns are given in the order in which tasks asked, so
 //! neither kind keeps out the other. A task that is dropped gives up its place.
 
 #![forbid(unsafe_code)]

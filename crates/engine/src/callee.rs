@@ -195,7 +195,7 @@ impl RequestSource for Parent {
 /// One thread that takes the requests of its lanes, carries them out and answers them.
 pub struct Worker<H, A> {
     lanes: WorkerLanes,
-    asker: A,
+    source: A,
     host: H,
     /// The copy of a request that cannot be read in place.
     copy: AlignedVec<ALIGN>,
@@ -266,8 +266,8 @@ fn run_or_end(run: impl FnOnce() -> Infallible) -> ! {
 }
 
 impl<H: Host, A: RequestSource> Worker<H, A> {
-    pub fn new(lanes: WorkerLanes, asker: A, host: H) -> Self {
-        Self { lanes, asker, host, copy: AlignedVec::new(), code: 0, chain: 0, served: None }
+    pub fn new(lanes: WorkerLanes, source: A, host: H) -> Self {
+        Self { lanes, source, host, copy: AlignedVec::new(), code: 0, chain: 0, served: None }
     }
 
     pub(crate) fn with_chain(self, chain: u64, served: ServedLanes) -> Self {
@@ -281,8 +281,8 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     }
 
     /// The peer that makes the requests.
-    pub fn asker(&self) -> &A {
-        &self.asker
+    pub fn source(&self) -> &A {
+        &self.source
     }
 
     /// Waits for a request and answers it. Returns its kind; `None` if the caller has ended.
@@ -292,9 +292,9 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     /// What is wrong with the request, if no healthy caller could have made it.
     #[inline(always)]
     pub fn serve_next(&mut self) -> Result<Option<Kind>, &'static str> {
-        match self.lanes.wait(self.asker.peer_status()) {
+        match self.lanes.wait(self.source.peer_status()) {
             // A request may arrive after the peer has ended; skip it.
-            Some(place) if !self.asker.peer_status().is_some_and(PeerStatus::is_over) => self.serve_one(place),
+            Some(place) if !self.source.peer_status().is_some_and(PeerStatus::is_over) => self.serve_one(place),
             _ => Ok(None),
         }
     }
@@ -310,24 +310,24 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         let (call, span, slot, is_one_way) = match lane.begin_plain() {
             Some((frame, slot)) => {
                 failpoints::reach(Step::ChildStarted);
-                if is_left(&slot, &self.asker) {
+                if is_left(&slot, &self.source) {
                     return Ok(None);
                 }
                 (frame.call, frame.payload, slot, false)
             }
-            None => match begin_other(lane, &self.asker, &extras)? {
+            None => match begin_other(lane, &self.source, &extras)? {
                 Some(begun) => begun,
                 None => return self.serve_control(place),
             },
         };
         current::enter(place);
-        let pool = self.asker.pool();
-        let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
+        let pool = self.source.pool();
+        let (len, request) = (span.len(), self.source.request(span, &mut self.copy));
         let (is_readable, request) = (request.is_ok(), request.unwrap_or(RequestSpan::none()));
-        let turns = Some(TurnContext { rest, source: &self.asker });
+        let turns = Some(TurnContext { rest, source: &self.source });
         let mut exchange = Exchange { slot, pool, request, call, replied: None, is_one_way, turns };
         exchange.carry_out(is_readable, |exchange| panic::catch_outermost(|| self.host.call(exchange)));
-        self.asker.answering(len);
+        self.source.answering(len);
         let reply = exchange.settled();
         let is_answered = extras.get().is_none_or(|extras| extras.end(exchange.pool, reply));
         failpoints::reach(Step::ChildReplyWritten);
@@ -336,7 +336,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
             false => self.lanes.lane(place).pass(),
         }
         failpoints::reach(Step::ChildPublished);
-        self.asker.done(&mut self.copy);
+        self.source.done(&mut self.copy);
         self.host.replied();
         Ok(Some(Kind::Call))
     }
@@ -346,19 +346,19 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     fn serve_control(&mut self, place: usize) -> Result<Option<Kind>, &'static str> {
         let Some((lane, rest)) = self.lanes.found(place) else { return Ok(None) };
         let BegunRequest { frame, slot, is_withdrawn } = lane.begin()?.ok_or(VANISHED)?;
-        if is_left(&slot, &self.asker) {
+        if is_left(&slot, &self.source) {
             return Ok(None);
         }
         current::enter(place);
         let (kind, call) = (frame.commit.kind, frame.call);
         let is_withdrawn = is_withdrawn && is_call(kind);
-        let block = block_of(&frame, &self.asker)?;
+        let block = block_of(&frame, &self.source)?;
         let span = block.as_ref().map_or(frame.payload, Block::span);
-        let pool = self.asker.pool();
+        let pool = self.source.pool();
         let returned = accept(pool, call, &slot);
-        let (len, request) = (span.len(), self.asker.request(span, &mut self.copy));
+        let (len, request) = (span.len(), self.source.request(span, &mut self.copy));
         let (is_readable, request) = (request.is_ok(), request.unwrap_or(RequestSpan::none()));
-        let turns = Some(TurnContext { rest, source: &self.asker });
+        let turns = Some(TurnContext { rest, source: &self.source });
         let mut exchange = Exchange { slot, pool, request, call, replied: None, is_one_way: false, turns };
         match is_withdrawn {
             true => exchange.replied = Some(Kind::Withdrawn),
@@ -367,7 +367,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
                     .carry_out(is_readable, |exchange| panic::catch_outermost(|| self.host.control(kind, exchange)));
             }
         }
-        self.asker.answering(len);
+        self.source.answering(len);
         if exchange.replied.is_none() && kind == Kind::Stop {
             return Ok(self.put_off_stop(returned));
         }
@@ -376,7 +376,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
         failpoints::reach(Step::ChildReplyWritten);
         exchange.publish(reply, 0);
         failpoints::reach(Step::ChildPublished);
-        self.asker.done(&mut self.copy);
+        self.source.done(&mut self.copy);
         self.host.replied();
         Ok(Some(kind))
     }
@@ -409,16 +409,16 @@ const VANISHED: &str = "a request that was withdrawn";
 #[inline(never)]
 fn begin_other<'a>(
     lane: &'a mut CalleeLane,
-    asker: &impl RequestSource,
+    source: &impl RequestSource,
     extras: &'a OnceCell<Extras>,
 ) -> Result<Option<(u64, Span<'a>, ReplySlot<'a>, bool)>, &'static str> {
     let BegunRequest { frame, slot, is_withdrawn } = lane.begin()?.ok_or(VANISHED)?;
     failpoints::reach(Step::ChildStarted);
-    if !is_call(frame.commit.kind) || is_withdrawn || is_left(&slot, asker) {
+    if !is_call(frame.commit.kind) || is_withdrawn || is_left(&slot, source) {
         return Ok(None);
     }
-    let block = block_of(&frame, asker)?;
-    let (returned, is_one_way) = (accept(asker.pool(), frame.call, &slot), frame.commit.kind == Kind::Send);
+    let block = block_of(&frame, source)?;
+    let (returned, is_one_way) = (accept(source.pool(), frame.call, &slot), frame.commit.kind == Kind::Send);
     let extras = extras.get_or_init(|| Extras { block, returned, is_one_way });
     let span = extras.block.as_ref().map_or(frame.payload, Block::span);
     Ok(Some((frame.call, span, slot, is_one_way)))
@@ -426,8 +426,8 @@ fn begin_other<'a>(
 
 /// Whether the caller of a request that has begun has left, so that it must not be carried out. A child does not outlive its caller.
 #[inline(always)]
-fn is_left(slot: &ReplySlot<'_>, asker: &impl RequestSource) -> bool {
-    asker.peer_status().is_some() && slot.is_left()
+fn is_left(slot: &ReplySlot<'_>, source: &impl RequestSource) -> bool {
+    source.peer_status().is_some() && slot.is_left()
 }
 
 /// Whether a request of this kind calls a method.
@@ -436,10 +436,10 @@ fn is_call(kind: Kind) -> bool {
 }
 
 /// The block that the payload of a request lies in, if it is not in its slot.
-fn block_of(frame: &Frame<'_>, asker: &impl RequestSource) -> Result<Option<Block>, &'static str> {
+fn block_of(frame: &Frame<'_>, source: &impl RequestSource) -> Result<Option<Block>, &'static str> {
     match frame.commit.place {
         Place::Slot(_) => Ok(None),
-        Place::Block(block) => asker.block(block).map(Some),
+        Place::Block(block) => source.block(block).map(Some),
     }
 }
 
@@ -464,7 +464,7 @@ impl<H: Host, A: RequestSource> Worker<H, A> {
     /// Puts off a request to stop, before anything is done for it: it is found again when every other request has been answered.
     #[cold]
     fn put_off_stop(&self, returned: Option<u64>) -> Option<Kind> {
-        self.asker.pool().forget(returned);
+        self.source.pool().forget(returned);
         self.lanes.end_soon();
         None
     }

@@ -128,6 +128,11 @@ impl CallContext {
         Self { method, limit: TimeLimit::after(timeout) }
     }
 
+    /// That of what no call asks for, without a limit.
+    pub(crate) fn nameless() -> Self {
+        Self::new(const { &Method::nameless() }, None)
+    }
+
     /// Gives it no more time than the call has that this thread carries out.
     pub(crate) fn inherit(&mut self, outer: Option<Instant>) {
         if let Some(at) = outer {
@@ -251,7 +256,7 @@ impl Caller {
             Some(mut lane) => {
                 // Includes replies that nobody waited for.
                 self.settle_ready(&mut lane);
-                lane.answered()
+                lane.answered_calls()
             }
             // A call is pending here. Only the child's own word tells what came before it on this lane.
             None => {

@@ -22,7 +22,7 @@ use std::ops::{Deref, DerefMut};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
-/// GateGuard, and there is something to do.
+/// Held, and there is something to do.
 const WANTED: u32 = 2;
 
 /// A value that one thread at a time has.

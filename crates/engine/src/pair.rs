@@ -179,9 +179,9 @@ fn run<H: Host>(worker: Worker<H, RemoteCaller>, begin: impl FnOnce() -> (u64, S
             self.0.over(None);
         }
     }
-    let _last = Last(worker.asker().0.clone());
-    worker.asker().0.wait_until_ready();
-    if worker.asker().0.is_over() {
+    let _last = Last(worker.source().0.clone());
+    worker.source().0.wait_until_ready();
+    if worker.source().0.is_over() {
         return;
     }
     let (chain, served) = begin();
@@ -191,7 +191,7 @@ fn run<H: Host>(worker: Worker<H, RemoteCaller>, begin: impl FnOnce() -> (u64, S
         match worker.serve_next() {
             Ok(Some(_)) => {}
             Ok(None) => return,
-            Err(what) => return worker.asker().0.over(Some(Cause::Corrupt(what))),
+            Err(what) => return worker.source().0.over(Some(Cause::Corrupt(what))),
         }
     }
 }

@@ -120,6 +120,14 @@ impl<T> StreamedService<T> {
         self.lock.read(|| Ok(self.value()?.map(method)))
     }
 
+    /// Runs a function, with the service unless a stream has `&mut T`. `None` if there is no service.
+    pub fn read_if_free<R>(&self, function: impl FnOnce(Option<&T>) -> R) -> Option<R> {
+        self.lock.read(|| match self.value() {
+            Ok(value) => value.map(|value| function(Some(value))),
+            Err(_) => Some(function(None)),
+        })
+    }
+
     /// Runs a method with `&mut self`. `None` if there is no service.
     ///
     /// # Errors

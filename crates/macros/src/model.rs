@@ -1,7 +1,7 @@
 //! What can be called in a block: one [`MethodModel`] each, with everything that the later steps need.
 
-use proc_macro2::Span;
-use quote::{ToTokens, format_ident};
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote};
 use syn::ext::IdentExt;
 use syn::{
     Attribute, Field, FnArg, GenericArgument, Generics, Ident, ImplItem, ItemImpl, Pat, PatType, Path, PathArguments,
@@ -162,7 +162,7 @@ impl ImplBlock {
         })
     }
 
-    /// Whether any of its methods is async.
+    /// Whether any of its methods is async, under whatever condition.
     pub(crate) fn is_async(&self) -> bool {
         self.crossing().any(|method| method.is_async)
     }
@@ -315,10 +315,22 @@ impl MethodModel {
         &self.sig.ident
     }
 
+    /// An expression for whether its conditions hold.
+    fn is_there(&self) -> TokenStream {
+        let conditions =
+            self.cfgs().into_iter().filter_map(|attr| attr.meta.require_list().ok()).map(|list| &list.tokens);
+        quote!(::core::cfg!(all(#(#conditions),*)))
+    }
+
     /// The method's `cfg` attributes.
     pub(crate) fn cfgs(&self) -> Vec<&Attribute> {
         cfgs(&self.attrs)
     }
+}
+
+/// An expression for whether any of these methods is there, which the compiler knows and the macro does not; `None` if there are no such methods.
+pub(crate) fn are_there<'a>(methods: impl Iterator<Item = &'a MethodModel>) -> Option<TokenStream> {
+    methods.map(|method| method.is_there()).reduce(|one, other| quote!(#one || #other))
 }
 
 fn cfgs(attrs: &[Attribute]) -> Vec<&Attribute> {

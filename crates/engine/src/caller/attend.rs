@@ -12,7 +12,6 @@ use super::settle::{Settle, WaitedBy, Wakes};
 use super::shared_lane::{LaneState, SharedLane};
 use super::{CallContext, Caller, LaneClaim};
 use crate::gate::{Attendant, Gate};
-use crate::service::Method;
 use crate::watcher::{self, Due, Reactive};
 use callgate_os::sync::Ordering::Relaxed;
 use callgate_transport::commit::Kind;
@@ -24,8 +23,6 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
-
-const NAMELESS: &Method = &Method::nameless();
 
 impl Attendant<LaneState> for Caller {
     #[cold]
@@ -66,7 +63,7 @@ impl Caller {
             // Read before looking for replies, so that one published before the death is still found.
             let has_ended = self.peer.peer_status.exit().is_some();
             let may_listen = settle(self, claim);
-            if has_ended && may_listen {
+            if has_ended && (may_listen || self.is_stuck(claim)) {
                 self.end_calls(claim);
             }
             let has_cancels = self.is_unordered && self.send_cancels(claim);
@@ -138,7 +135,7 @@ impl Caller {
 
     /// Drops the next reply, which is there. `false` = it is none that a healthy child writes, and stays; the child is being killed.
     fn drop_ready(&self, claim: &mut LaneClaim<'_>) -> bool {
-        self.drop_next(claim, &CallContext::new(NAMELESS, None)).is_ok()
+        self.drop_next(claim, &CallContext::nameless()).is_ok()
     }
 
     /// The same, on the reactor's thread. A reply that it does not move, because it is large or carries boxes, is left to any task that waits at the lane:

@@ -14,7 +14,6 @@ use callgate_os::sync::Ordering::{Acquire, Relaxed, Release};
 use callgate_os::sync::{AtomicU32, AtomicU64};
 use callgate_transport::doorbell::Waited;
 use callgate_transport::error::{CallError, Started};
-use callgate_transport::moved_reply::MovedReply;
 use std::sync::{Arc, Weak};
 
 /// The streams that were opened here, and the requests to drop some that have not been answered.
@@ -68,8 +67,6 @@ impl Settle for Close {
         self.context
     }
 
-    fn queued(&self, _: u64) {}
-
     fn send(&self, _: (u32, u64), publish: &mut dyn FnMut()) -> bool {
         publish();
         true
@@ -79,16 +76,8 @@ impl Settle for Close {
         caller.drop_next(claim, &self.context).unwrap_or(true)
     }
 
-    fn hold(&self, _: MovedReply) {}
-
-    fn fail(&self, _: CallError) {}
-
     fn waited_by(&self) -> WaitedBy {
         WaitedBy::Abandoned
-    }
-
-    fn give_turn(&self, _: u32) -> bool {
-        false
     }
 }
 
@@ -143,6 +132,9 @@ impl Caller {
             // Acquire: pairs with the Release in `Close::drop`. Nothing under way: another thread is about to send one.
             if count.load(Acquire) == 0 || claim.is_idle() {
                 return Ok(());
+            }
+            if self.is_stuck(&claim) {
+                return Err(self.over(Started::No, context));
             }
             match claim.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {
                 Waited::Ready => {}

@@ -422,6 +422,7 @@ impl<'a> Question<'_, 'a> {
             _ => return Err(caller.corrupt("a question that was taken back", context)),
         };
         caller.release(lane, carries);
+        lane.questions += 1;
         caller.pool.forget(number);
         self.talk.due = NextTurn::Answer;
         args
@@ -483,8 +484,9 @@ impl Settle for Forsaken {
         }
         let dropped = caller.drop_next(claim, &self.context).unwrap_or(true);
         claim.forsaken -= u32::from(dropped);
+        claim.questions += u64::from(dropped && is_question);
         // The deadline of the call has passed, and does not matter for this.
-        let context = CallContext::new(const { &Method::nameless() }, None);
+        let context = CallContext::nameless();
         if dropped
             && is_question
             && !is_restless

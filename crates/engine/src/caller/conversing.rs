@@ -149,6 +149,11 @@ impl Caller {
 }
 
 impl<R: Reply> PendingConversation<R> {
+    /// The side that has called.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
     pub fn method(&self) -> &'static Method {
         self.context.method
     }

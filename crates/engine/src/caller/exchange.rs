@@ -362,6 +362,14 @@ impl Caller {
         self.timed_out(self.withdraw((lane.index(), position), context, Exactness::Known), context)
     }
 
+    /// Whether the next reply is one that no healthy peer writes, of a peer that is being killed or has ended. It stays where it is, and looks like a reply
+    /// for ever: a wait at this lane would never end, and what comes behind it never comes.
+    pub(super) fn is_stuck(&self, lane: &CallerLane) -> bool {
+        let status = &self.peer.peer_status;
+        // One that has ended by itself, or that the user has ended, is not blamed for more.
+        status.is_over() && lane.is_answered() && (self.is_broken() || lane.take().is_err())
+    }
+
     /// Takes late replies to calls that gave up, and waits until there is room for a request.
     pub(super) fn wait_for_room(&self, lane: &mut LaneClaim<'_>, context: &CallContext) -> Result<(), CallError> {
         self.wait_for_room_of(1, lane, context)
@@ -382,8 +390,7 @@ impl Caller {
             if lane.credit() >= requests {
                 return Ok(());
             }
-            // What such a peer has written stays, and looks like a reply for ever.
-            if self.is_broken() {
+            if self.is_broken() || self.is_stuck(lane) {
                 return Err(self.over(Started::No, context));
             }
             match lane.wait(self.wait, &self.peer.peer_status, context.deadline(), &|| false) {

@@ -143,7 +143,7 @@ impl Caller {
     pub(super) fn acknowledge_slow(&self, lane: &mut CallerLane) -> bool {
         let mut carries = false;
         while let Some(one) = lane.acknowledge_one() {
-            let context = &CallContext::new(const { &Method::nameless() }, None);
+            let context = &CallContext::nameless();
             let failure = match lane.reply_to(&one) {
                 Ok(None) => continue,
                 Err(what) => Some(self.corrupt(what, context)),

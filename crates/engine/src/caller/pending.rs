@@ -9,7 +9,6 @@ use super::call_state::{Call, CallPhase, CallPlace};
 use super::settle::Exactness;
 use super::{CallContext, Caller, LaneClaim};
 use crate::nest;
-use crate::peer_status::Cause;
 use crate::service::Method;
 use callgate_os::clock;
 use callgate_transport::commit::Kind;
@@ -358,8 +357,7 @@ impl Caller {
             self.cancel_timer(call);
             return Some(Some(outcome));
         }
-        if claim.is_answered() && matches!(self.peer.peer_status.cause(), Some(Cause::Corrupt(_))) {
-            // A reply that no healthy child writes stays where it is.
+        if self.is_stuck(claim) {
             self.end_calls(claim);
             return Some(None);
         }
@@ -434,12 +432,13 @@ impl Caller {
             CallPhase::Done(Err(error)) => error.started(),
             _ => Started::Yes,
         };
-        // Not under the lock: destructors are the user's code.
-        drop((outcome, waker));
-        match at {
+        let started = match at {
             CallPlace::Nowhere => started,
             at => self.withdraw_at(at, &call.context, exactness).unwrap_or(Started::No),
-        }
+        };
+        // Last, and not under the lock: destructors are the user's code, and may panic.
+        drop((outcome, waker));
+        started
     }
 
     /// Withdraws a request. Returns whether it has started; `None` if it was not even sent.

@@ -86,6 +86,8 @@ pub struct LaneState {
     pub(super) pending: VecDeque<(u64, Arc<dyn Settle>)>,
     /// Conversations here that were given up and whose methods may still ask: what came behind them would look like a callback's call.
     pub(super) forsaken: u32,
+    /// Replies that were questions, which end no call.
+    pub(super) questions: u64,
     /// While the lane is lent to a callback: the deadline of the call that it belongs to.
     pub(super) deadline: Option<Instant>,
     /// Whether the last holder that attended found somebody who waits for a call of this lane, or for room. Whoever has begun to wait since has wanted the
@@ -95,7 +97,12 @@ pub struct LaneState {
 
 impl LaneState {
     pub(super) fn new(lane: CallerLane) -> Self {
-        Self { lane, pending: VecDeque::new(), forsaken: 0, deadline: None, is_watched: false }
+        Self { lane, pending: VecDeque::new(), forsaken: 0, questions: 0, deadline: None, is_watched: false }
+    }
+
+    /// How many calls have ended here with a reply that was taken.
+    pub(super) fn answered_calls(&self) -> u64 {
+        self.lane.answered() - self.questions
     }
 
     /// Whether there is room for any call, with what must be sent before it.

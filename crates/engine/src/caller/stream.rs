@@ -113,6 +113,11 @@ impl<T: Transfer> StreamCall<T> {
         Poll::Ready(None)
     }
 
+    /// The side that has called.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
     pub fn method(&self) -> &'static Method {
         self.context.method
     }
@@ -290,8 +295,8 @@ impl<T: Transfer> StreamCall<T> {
             return;
         }
         self.opening = None;
-        let remains = self.stream.abandon();
-        self.come.clear();
+        // Dropped last: what has come is the user's, and its destructor may panic.
+        let (_come, remains) = (mem::take(&mut self.come), self.stream.abandon());
         self.caller.timers.cancel(remains.timer);
         let queued = remains.queued.and_then(|number| self.caller.queue.remove(number));
         queued.into_iter().for_each(|queued| self.caller.discard_written(queued.written));
@@ -463,6 +468,9 @@ impl Caller {
             }
             if stream.is_queued() {
                 self.send_queued(claim);
+            }
+            if self.is_stuck(claim) {
+                return self.end_calls(claim);
             }
             let position = claim.replies().position();
             // A thread that waits for a certain time only does not begin what it might not finish.

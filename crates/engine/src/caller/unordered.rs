@@ -9,15 +9,12 @@ use super::call_state::Call;
 use super::one_way::maybe_started;
 use super::{Ask, CallContext, Caller, LaneClaim};
 use crate::lane::UnansweredSet;
-use crate::service::Method;
 use callgate_transport::commit::Kind;
 use callgate_transport::doorbell::{Deadline, Waited};
 use callgate_transport::error::{CallError, Started};
 use callgate_transport::reply::Reply;
 use std::sync::Arc;
 use std::time::Duration;
-
-const NAMELESS: &Method = &Method::nameless();
 
 /// How long a thread sleeps at a lane that cannot be roused.
 const LOOK: Duration = Duration::from_millis(5);
@@ -49,7 +46,7 @@ impl Caller {
             }
             let ask = Ask { kind: Kind::Cancel, call: position };
             // Carries nothing, so it needs no memory; the child's end ends the call, too.
-            let _ = self.send_on(claim, ask, (), &CallContext::new(NAMELESS, None));
+            let _ = self.send_on(claim, ask, (), &CallContext::nameless());
         }
     }
 
@@ -93,6 +90,9 @@ impl Caller {
             if !claim.has_one_way() {
                 self.forget_one_way(claim);
                 return Ok(());
+            }
+            if self.is_stuck(claim) {
+                return Err(maybe_started(self.over(Started::Unknown, context)));
             }
             let failure = match self.wait_among_others(claim, context.deadline()) {
                 Waited::Ready => {

@@ -2,8 +2,8 @@
 
 use quote::ToTokens;
 use syn::{
-    FnArg, GenericParam, Generics, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type, TypeReference,
-    WherePredicate,
+    BoundLifetimes, FnArg, GenericParam, Generics, PatType, Receiver, ReceiverKind, ReturnType, Safety, Signature,
+    Type, TypeReference, WherePredicate,
 };
 
 use crate::callback::{self, CallbackType};
@@ -150,6 +150,7 @@ impl SignatureCheck<'_> {
             );
         }
         for param in &callback.params {
+            self.callback_lifetime(param, callback.lifetimes);
             let archived = |ty| types::argument_of(types::bare(ty), "Archived").is_some();
             match types::bare(param) {
                 Type::Reference(reference) if archived(&reference.elem) => {
@@ -169,6 +170,21 @@ impl SignatureCheck<'_> {
             self.refuse(ty, why);
         }
         callback.output.into_iter().for_each(|ty| self.inside(ty, TypePlace::Output));
+    }
+
+    /// Refuses the lifetime of a trait's method in what a callback is called with: the trait's callers have a callback for this lifetime alone, and a bridge
+    /// calls it with what lives as long as the call.
+    fn callback_lifetime(&mut self, param: &Type, declared: Option<&BoundLifetimes>) {
+        let Type::Reference(TypeReference { lifetime: Some(lifetime), .. }) = types::bare(param) else { return };
+        let is_declared =
+            |param: &GenericParam| matches!(param, GenericParam::Lifetime(param) if param.lifetime == *lifetime);
+        let is_any =
+            lifetime.ident == "_" || declared.is_some_and(|declared| declared.lifetimes.iter().any(is_declared));
+        if self.in_trait && lifetime.ident != "static" && !is_any {
+            let why =
+                "is the method's, but a callback has what it is called with for one call only: leave out the lifetime";
+            self.refuse(lifetime, format!("`{lifetime}` {why}"));
+        }
     }
 
     fn borrowed(&mut self, reference: &TypeReference) {

@@ -6,7 +6,7 @@ use syn::{Ident, Type};
 
 use super::{request, service};
 use crate::callback::{CallbackArgument, CallbackKind};
-use crate::model::{MethodModel, Passing, passing};
+use crate::model::{MethodKind, MethodModel, Passing, passing};
 
 /// The caller's parameter: `on_step: &mut dyn FnMut(u32) -> bool`.
 pub(crate) fn parameter(callback: &CallbackArgument) -> TokenStream {
@@ -14,6 +14,7 @@ pub(crate) fn parameter(callback: &CallbackArgument) -> TokenStream {
     match callback.kind {
         CallbackKind::FnMut => quote!(#name: &'__callgate mut (dyn FnMut(#(#params),*) -> #output + '__callgate)),
         CallbackKind::Fn => quote!(#name: &'__callgate (dyn Fn(#(#params),*) -> #output + '__callgate)),
+        CallbackKind::FnByMut => quote!(#name: &'__callgate mut (dyn Fn(#(#params),*) -> #output + '__callgate)),
         CallbackKind::Items => quote!(mut #name: impl ::core::iter::Iterator<Item = #output> + '__callgate),
     }
 }
@@ -27,7 +28,7 @@ pub(crate) fn answers(method: &MethodModel) -> TokenStream {
                 let item = quote!(::core::option::Option<#output>);
                 (item, quote!(()), quote!(|()| ::core::iter::Iterator::next(&mut #name)))
             }
-            CallbackKind::FnMut | CallbackKind::Fn => {
+            CallbackKind::FnMut | CallbackKind::Fn | CallbackKind::FnByMut => {
                 let (owned, names, passed) = (params.iter().map(owned), names(params), lent(params));
                 (quote!(#output), quote!((#(#owned,)*)), quote!(|(#(#names,)*)| (*#name)(#(#passed),*)))
             }
@@ -76,18 +77,19 @@ pub(crate) fn passed(number: usize, callback: &CallbackArgument) -> TokenStream 
     }));
     let closure = quote!(|#(#names: #params),*| -> #output { __asker.ask::<_, #output>(#number, &#sent) });
     match callback.kind {
-        CallbackKind::FnMut => quote!(&mut #closure),
-        _ => quote!(&#closure),
+        CallbackKind::FnMut | CallbackKind::FnByMut => quote!(&mut #closure),
+        CallbackKind::Fn | CallbackKind::Items => quote!(&#closure),
     }
 }
 
 /// How a method that calls back reaches the service, and the closure that runs it.
 pub(crate) fn conversation(method: &MethodModel, ty: &Type, run: TokenStream) -> (TokenStream, TokenStream) {
-    let lent = match method.is_exclusive() {
-        true => quote!(::core::option::Option::None),
-        false => quote!(::core::option::Option::Some(__service)),
+    let (way, lent) = match (method.kind == MethodKind::Function, method.is_exclusive()) {
+        (true, _) => (quote!(free_lending), quote!(__service)),
+        (false, true) => (service::way(method), quote!(::core::option::Option::None)),
+        (false, false) => (service::way(method), quote!(::core::option::Option::Some(__service))),
     };
-    (service::way(method), quote!(|__service| __talk.run::<#ty, _>(#lent, |__asker| #run)))
+    (way, quote!(|__service| __talk.run::<#ty, _>(#lent, |__asker| #run)))
 }
 
 /// The callbacks' part of the fingerprint.

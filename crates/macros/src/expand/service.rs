@@ -33,11 +33,7 @@ pub(crate) fn around(block: &ImplBlock, answers: &TokenStream) -> TokenStream {
     let (ty, name, mode) = (&block.service.ty, plain(&block.service.name), generics::mode(block));
     let proxy = ProxyGenerics::of(block).proxy(&block.proxy(), &mode);
     let (construction, deprecated) = (proxy::construction(block), deprecated(block));
-    let lends = stream::lends(block).then(|| {
-        quote!(
-            const LENDS: bool = true;
-        )
-    });
+    let lends = stream::lends(block).map(|lends| quote!(const LENDS: bool = #lends;));
     generics::impls(block, None, |bridged| {
         let (impl_generics, _, conditions) = bridged.split_for_impl();
         quote! {
@@ -95,7 +91,7 @@ fn registration(block: &ImplBlock) -> TokenStream {
     let bridged = if block.generics().params.is_empty() {
         quote!(of::<#ty, __CallgateInterface>())
     } else {
-        let is_async = block.is_async();
+        let is_async = tasks::is_async(block).unwrap_or_else(|| quote!(false));
         quote!(of_generic(#service, #name, #is_async))
     };
     quote! {

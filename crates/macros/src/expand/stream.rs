@@ -6,12 +6,13 @@ use syn::Index;
 
 use super::request;
 use crate::docs::plain;
-use crate::model::{Argument, ImplBlock, MethodKind, MethodModel, Passing};
+use crate::model::{self, Argument, ImplBlock, MethodKind, MethodModel, Passing};
 use crate::stream::Borrowing;
 
-/// Whether a stream of the block's may borrow the service beyond its call.
-pub(crate) fn lends(block: &ImplBlock) -> bool {
-    block.proxied().any(|method| method.kind == MethodKind::Method && method.stream == Some(Borrowing::All))
+/// An expression for whether a stream of the block's may borrow the service beyond its call; `None` if none may.
+pub(crate) fn lends(block: &ImplBlock) -> Option<TokenStream> {
+    let lends = |method: &&MethodModel| method.kind == MethodKind::Method && method.stream == Some(Borrowing::All);
+    model::are_there(block.proxied().filter(lends))
 }
 
 /// The code that opens the stream of `method`. `body` = the method's own call, as for any other, if its iterator borrows nothing.

@@ -6,7 +6,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::{request, service};
-use crate::model::{ImplBlock, MethodKind, MethodModel};
+use crate::model::{self, ImplBlock, MethodKind, MethodModel};
 
 /// What the `impl Service` or `impl Interface` of a block says of tasks.
 pub(super) fn tasks(block: &ImplBlock) -> TokenStream {
@@ -15,15 +15,20 @@ pub(super) fn tasks(block: &ImplBlock) -> TokenStream {
         let (cfgs, index) = (method.cfgs(), method.index);
         quote!(#(#cfgs)* #index => true,)
     });
-    let futures = block.is_async().then(|| futures(block));
+    let futures = is_async(block).map(|is_async| futures(block, is_async));
     quote! {
         fn is_exclusive(__index: u16) -> bool { match __index { #(#exclusive)* _ => false } }
         #futures
     }
 }
 
+/// An expression for whether any of its methods is async; `None` if none is.
+pub(super) fn is_async(block: &ImplBlock) -> Option<TokenStream> {
+    model::are_there(block.crossing().filter(|method| method.is_async))
+}
+
 /// The function that begins a call of an async method.
-fn futures(block: &ImplBlock) -> TokenStream {
+fn futures(block: &ImplBlock, is_async: TokenStream) -> TokenStream {
     let ty = &block.service.ty;
     let arms = block.proxied().filter(|method| method.is_async).map(|method| {
         let (cfgs, index, tuple, output) = (method.cfgs(), method.index, request::tuple_type(method), &method.output);
@@ -31,7 +36,7 @@ fn futures(block: &ImplBlock) -> TokenStream {
         quote!(#(#cfgs)* #index => ::core::result::Result::Ok(__call.answer::<#tuple, #output>(async move |#parameter| #body)),)
     });
     quote! {
-        const IS_ASYNC: bool = true;
+        const IS_ASYNC: bool = #is_async;
         fn begin<'__s>(
             __access: ::__callgate::__codegen::TaskAccess<'__s, #ty>,
             __call: ::__callgate::__codegen::TaskCall,

@@ -7,6 +7,7 @@ extern crate callgate as cg;
 
 mod arguments;
 mod blanket_names;
+mod callbacks;
 mod constructors;
 mod crate_renamed;
 mod drop_in;
