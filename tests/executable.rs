@@ -282,8 +282,8 @@ fn a_worker_whose_parent_makes_no_sense_ends_and_says_so() {
             (&[], ""),
             (&[b"short"], "a handshake message too short"),
             (&[&[0; 32]], "a handshake message that is not callgate's"),
-            (&[b"callgate\x05\0\0\0\0\0\0\0"], "a handshake message that cannot be read"),
-            (&[b"callgate\x05\0\0\0\0\0\0\0garbage instead of an archive"], "a handshake message that cannot be read"),
+            (&[b"callgate\x06\0\0\0\0\0\0\0"], "a handshake message that cannot be read"),
+            (&[b"callgate\x06\0\0\0\0\0\0\0garbage instead of an archive"], "a handshake message that cannot be read"),
             (&[&[7; 100_000]], "a control message of the wrong shape"),
         ];
         for (messages, why) in cases {
