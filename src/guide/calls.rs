@@ -155,12 +155,14 @@
 //! - **Calls of the same bridge.** While the method has `&self`, its callback may call methods with `&self` or without a receiver. While it has `&mut self`,
 //!   only those without. Others fail at once. So does what would wait for the callback itself ([`CallError::TooNested`](crate::CallError::TooNested)):
 //!   one-way calls, [`flush`](crate::Bridge::flush), streams, and the wait for a call that began earlier. Callbacks within callbacks go 64 levels deep.
-//! - **Panics.** A panic in the callback unwinds the method in the child, and then goes on in the caller. The child lives on.
+//! - **Panics.** A panic in the callback unwinds the method in the child, and then goes on in the caller. The child lives on,
+//!   unless it is built with `panic = "abort"`.
 //! - **Timeouts.** The callback's time counts as the call's, and calls that it makes have no more than is left. A call that is too late returns when its
 //!   callback does; its method is unwound where it calls back next.
 //! - **Restarts.** A call is not made again once one of its callbacks has run.
 //! - **Async.** `begin()` and an [`AsyncBridge`](crate::AsyncBridge) give a [`Conversing`](crate::types::Conversing), which borrows what the callbacks
-//!   borrow. They run when it is polled, or in its `wait()`, and should not block; they are no `async` functions themselves. If it is dropped, the method is
+//!   borrow. They run when it is polled, or in its `wait()`, and should not block; they are no `async` functions themselves. Until
+//!   then its method waits, and so do calls to the same worker: poll them together (`join!`), or have more [`workers`](crate::Builder::workers). If it is dropped, the method is
 //!   unwound where it calls back next.
 //! - **Not** in constructors, in methods that return an iterator, or in services with async methods. Not through [`send`](crate::Bridge::send), after which
 //!   nobody waits to run them.
