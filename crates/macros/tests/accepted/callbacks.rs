@@ -122,7 +122,7 @@ impl Tasks {
     #[cfg(any())]
     pub async fn absent(&self) {}
 
-    #[cfg(all())]
+    #[cfg(unix)]
     #[cfg(not(any()))]
     pub async fn present(&self) {}
 }
