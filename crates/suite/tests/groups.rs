@@ -112,9 +112,13 @@ fn assert_sound(row: &Row, group: &str, report: &BenchReport) {
     assert_eq!(row.repeats.len(), 2, "{row:?}");
     assert_eq!(row.cpu.map_or(0, |_| 2), row.cpu_repeats.len(), "{row:?}");
     let is_mean = |name: &str| {
-        ["raw ", "callgate begin", "callgate batch", "callgate send"].iter().any(|of| name.starts_with(of))
+        let means =
+            ["raw ", "callgate begin", "callgate batch", "callgate send", "callgate stream", "callgate callback"];
+        means.iter().any(|of| name.starts_with(of))
     };
-    let averaged = group == "throughput" || group == "pending" && is_mean(&row.name) || row.name.contains("in flight");
+    let averaged = group == "throughput"
+        || ["pending", "stream"].contains(&group) && is_mean(&row.name)
+        || row.name.contains("in flight");
     assert_eq!(row.averaged, averaged || row.name.starts_with("raw pipeline"), "{row:?}");
     assert_eq!(row.ratio.is_some(), row.floor.is_some(), "{row:?}");
     let floor = row.floor.as_ref().map(|floor| report.row(group, floor));

@@ -94,7 +94,7 @@ const SIGNATURES: [(&str, &str); 28] = [
     ("pub fn f(&self) -> ! {}", "instead of `!`"),
     ("pub fn f(&self) -> impl Iterator<Item = &str> {}", "return `String`"),
     ("pub fn f(&self) -> impl Iterator {}", "behind `impl`"),
-    ("pub fn f(&self) -> Option<impl Iterator<Item = u8>> {}", "behind `impl`"),
+    ("pub fn f(&self) -> Option<impl Iterator<Item = u8>> {}", "let it stand alone"),
     ("pub fn f(&self, a: &Archived<u8>) -> impl Iterator<Item = u8> {}", "for one call only"),
 ];
 

@@ -154,6 +154,9 @@ impl Journey {
     pub(super) fn expects(self, outcome: CallOutcome) -> bool {
         match self {
             Journey::Group(kind) => kind.expects(outcome),
+            Journey::Call(VictimKind::AskedTooLong) => {
+                matches!(outcome, CallOutcome::TimedOut | CallOutcome::NeverInTime | CallOutcome::Answered)
+            }
             _ => outcome == CallOutcome::Answered,
         }
     }
